@@ -1,0 +1,221 @@
+"""What Domain 0 can ask of the hypervisor: the privileged hypercalls as typed Python calls.
+
+``xenstore/``, ``backends/`` and ``toolstack/`` reach the hypervisor and the guests through this interface only. It has the shape
+of the devices that a Linux Domain 0 gives its programs: privcmd (domctl, sysctl, memory_op, foreign mappings), evtchn, gntdev.
+Every refusal is a ``HypercallError`` that carries Xen's errno.
+
+Threads: every method may be called from any thread. Handlers given to ``bind_*`` run with the hypervisor lock held, on the
+thread that caused the event: they must not block and must not call back into this interface; an asyncio user passes
+``lambda: loop.call_soon_threadsafe(...)``.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+DOMID_SELF = 0x7FF0
+
+
+class HypercallError(Exception):
+    """A hypercall was refused. ``errno`` is positive (``errno.EINVAL``); Xen's number is its negative."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"{reason} ({errno.errorcode.get(number, number)})")
+        self.errno = number
+        self.reason = reason
+
+
+class ShutdownReason(enum.IntEnum):
+    """SHUTDOWN_* of sched.h."""
+
+    POWEROFF = 0
+    REBOOT = 1
+    SUSPEND = 2
+    CRASH = 3
+    WATCHDOG = 4
+    SOFT_RESET = 5
+
+
+@dataclass(frozen=True)
+class VcpuInfo:
+    """XEN_DOMCTL_getvcpuinfo and getvcpuaffinity of one vCPU."""
+
+    vcpu: int
+    online: bool
+    blocked: bool
+    running: bool
+    cpu_time_ns: int
+    cpu: int  #: physical CPU it last ran on
+    hard_affinity: frozenset[int] | None = None  #: None: all
+    soft_affinity: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """XEN_DOMCTL_getdomaininfo."""
+
+    domid: int
+    handle: bytes  #: 16 bytes, the UUID
+    kind: str  #: "pv", "pvh", "hvm", or "dom0"
+    running: bool
+    blocked: bool
+    paused: bool
+    dying: bool
+    shutdown: bool
+    shutdown_reason: ShutdownReason | None
+    crash_cause: str  #: one line, empty unless crashed by the hypervisor
+    total_pages: int
+    max_pages: int
+    outstanding_pages: int
+    shared_info_frame: int  #: MFN
+    cpu_time_ns: int
+    max_vcpu_id: int
+    online_vcpus: int
+    ssidref: int = 0
+    cpupool: int = 0
+
+
+@dataclass(frozen=True)
+class PhysicalInfo:
+    """XEN_SYSCTL_physinfo and what ``xl info`` shows of the host. Memory in pages of 4 KiB."""
+
+    nr_cpus: int
+    cpu_khz: int
+    total_pages: int
+    free_pages: int
+    scrub_pages: int
+    max_mfn: int
+    hw_caps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class XenVersion:
+    """XENVER_* as ``xl info`` shows them."""
+
+    major: int
+    minor: int
+    extra: str
+    capabilities: str
+    changeset: str
+    compiler: str
+    compile_by: str
+    compile_domain: str
+    compile_date: str
+    command_line: str
+    virt_start: int
+    page_size: int
+    build_id: str
+
+
+@dataclass
+class GuestRegisters:
+    """Initial state of a PV64 vCPU: what vcpu_guest_context carries for a new domain. All else starts as Xen's ABI says."""
+
+    rip: int
+    rsp: int
+    rsi: int = 0
+    cr3_mfn: int = 0  #: MFN of the L4 table
+    rflags: int = 1 << 9
+    vm_assist: int = 0
+    extra: dict[str, int] = field(default_factory=dict)
+
+
+class Dom0Hypercalls(Protocol):
+    """See the module's text. Domain ids are 0..0x7fef; frames are MFNs; memory amounts are pages unless a name says kib."""
+
+    # -- domctl ---------------------------------------------------------------------------------------------------
+    def create_domain(self, *, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int = 1023, max_grant_frames: int = 64) -> int:
+        """XEN_DOMCTL_createdomain: an empty, paused (one pause count) domain with no memory. -> domid.
+        EINVAL for a bad argument, ENOMEM when the host can't give the bookkeeping, ENOSPC when all ids are in use."""
+
+    def destroy_domain(self, domid: int) -> None:
+        """XEN_DOMCTL_destroydomain: stop it at once (even one that loops with events masked), close its ports, free and scrub its
+        frames. Frames still mapped elsewhere keep it dying until they are unmapped. ESRCH, EINVAL for Domain 0."""
+
+    def pause_domain(self, domid: int) -> None: ...
+    def unpause_domain(self, domid: int) -> None: ...
+
+    def shutdown_domain(self, domid: int, reason: ShutdownReason) -> None:
+        """SCHEDOP_remote_shutdown."""
+
+    def resume_domain(self, domid: int) -> None:
+        """XEN_DOMCTL_resumedomain, after a suspend."""
+
+    def set_max_memory(self, domid: int, pages: int) -> None:
+        """XEN_DOMCTL_max_mem."""
+
+    def domain_info(self, domid: int) -> DomainInfo:
+        """ESRCH when there is no such domain."""
+
+    def list_domains(self) -> list[DomainInfo]:
+        """All domains, Domain 0 first, by id."""
+
+    def vcpu_info(self, domid: int) -> list[VcpuInfo]: ...
+
+    def set_vcpu_context(self, domid: int, vcpu: int, registers: GuestRegisters) -> None:
+        """XEN_DOMCTL_setvcpucontext for the boot vCPU of a new PV domain; brings it online. EINVAL for a frame that is not a valid,
+        owned page table (the L4 is validated and pinned here)."""
+
+    def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None: ...
+
+    def send_nmi(self, domid: int, vcpu: int) -> None:
+        """``xl trigger DOMAIN nmi``."""
+
+    def subscribe_domain_exceptions(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """VIRQ_DOM_EXC: some domain shut down, crashed, or finished dying. -> a function that unsubscribes."""
+
+    # -- sysctl ---------------------------------------------------------------------------------------------------
+    def physical_info(self) -> PhysicalInfo: ...
+    def version(self) -> XenVersion: ...
+
+    def read_console_ring(self, *, clear: bool = False) -> str:
+        """XEN_SYSCTL_readconsole: the hypervisor's log (``xl dmesg``)."""
+
+    def log(self, text: str) -> None:
+        """CONSOLEIO_write by Domain 0: one line into the hypervisor's log."""
+
+    def debug_keys(self, keys: str) -> None:
+        """XEN_SYSCTL_debug_keys: the answer goes to the hypervisor's log."""
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+    def populate_physmap(self, domid: int, count: int) -> Sequence[int]:
+        """XENMEM_populate_physmap: give the domain ``count`` more zeroed frames. -> their MFNs (a numpy array of uint64). ENOMEM when the
+        host has not enough free frames or the domain's maximum would be passed; then nothing was given."""
+
+    def map_foreign(self, domid: int, mfn: int) -> memoryview:
+        """A writable view of one frame (4096 bytes, format 'B') that the domain owns. ESRCH, EPERM (not its frame). Call
+        ``unmap_foreign`` when done: the frame can't be freed before."""
+
+    def unmap_foreign(self, domid: int, mfn: int) -> None: ...
+
+    def write_foreign(self, domid: int, mfns: Sequence[int], data: bytes | memoryview) -> None:
+        """Copy ``data`` to the start of consecutive frames ``mfns`` (bulk form of map_foreign, for loading kernels and ramdisks)."""
+
+    def set_p2m(self, domid: int, mfns: Sequence[int]) -> None:
+        """The M2P entries for a PV domain under construction: pfn i is frame mfns[i] (MMU_MACHPHYS_UPDATE, in bulk)."""
+
+    def shared_info_frame(self, domid: int) -> int: ...
+
+    # -- event channels (Domain 0's end; ports are Domain 0's unless said) ------------------------------------------
+    def evtchn_alloc_unbound(self, domid: int, remote_domid: int) -> int:
+        """EVTCHNOP_alloc_unbound on behalf of ``domid``. -> port of ``domid``, to which ``remote_domid`` may bind."""
+
+    def bind_interdomain(self, remote_domid: int, remote_port: int, handler: Callable[[], None]) -> int:
+        """EVTCHNOP_bind_interdomain. ``handler`` is called for each event sent to the new local port. -> local port. EINVAL, ESRCH."""
+
+    def notify(self, port: int) -> None:
+        """EVTCHNOP_send on a port of Domain 0."""
+
+    def close_port(self, port: int) -> None: ...
+
+    # -- grants (gntdev) --------------------------------------------------------------------------------------------
+    def map_grant(self, domid: int, reference: int, *, writable: bool) -> memoryview:
+        """GNTTABOP_map_grant_ref into Domain 0: a view of the granted frame (4096 bytes). Raises for a bad reference."""
+
+    def unmap_grant(self, domid: int, reference: int) -> None: ...
+    def set_grant_entry(self, domid: int, reference: int, granted_domid: int, mfn: int) -> None:
+        """Seed a grant entry of a domain under construction (console and store pages, as libxl does)."""
