@@ -1,0 +1,483 @@
+"""The control protocol between the host process and its clients (``xl``, ``pyxen``, the Python API).
+
+A Unix stream socket, ``<run-time folder>/host.sock``; one JSON object a line, UTF-8::
+
+    -> {"id": 1, "method": "domain.create", "params": {...}}
+    <- {"id": 1, "progress": {"stage": "unpacking the kernel", "done": 3, "total": 8}}     any number, for long calls
+    <- {"id": 1, "event": {...}}                                                           any number, for streams
+    <- {"id": 1, "result": {...}}    or    {"id": 1, "error": {"message": "...", "kind": "not-found", "errno": 3}}
+
+Requests of one connection run side by side and are answered as they end. A client ends a stream by closing the connection or by
+``{"cancel": 1}``. ``METHODS`` is the whole protocol: the table that the host serves and that clients use.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+P = TypeVar("P")
+R = TypeVar("R")
+E = TypeVar("E")
+
+#: Longest line in either direction, in bytes. A configuration or a log excerpt is far smaller.
+MAX_LINE_BYTES = 8 << 20
+
+#: An xl.cfg(5) file as a mapping of its own keys ("name", "kernel", "memory", "disk", ...) to text, numbers and lists of those.
+DomainConfig = dict[str, Any]
+
+
+class ErrorKind(enum.StrEnum):
+    """Who or what is at fault."""
+
+    INVALID = "invalid"  #: an argument or the configuration
+    NOT_FOUND = "not-found"  #: no such domain, file
+    EXISTS = "exists"  #: the name or UUID is in use
+    STATE = "state"  #: the domain is not in a state that allows it
+    RESOURCE = "resource"  #: not enough memory, or another limit
+    UNSUPPORTED = "unsupported"  #: pyxen does not do this
+    TIMEOUT = "timeout"  #: the guest or the host did not answer in time
+    GUEST = "guest"  #: the guest refused or failed
+    PROTOCOL = "protocol"  #: a malformed request or answer
+    INTERNAL = "internal"  #: a fault of pyxen itself
+    HOST = "host"  #: the host process can't be started or reached
+
+
+class HostError(Exception):
+    """A request failed. ``str()`` is one line for the user."""
+
+    def __init__(self, message: str, kind: ErrorKind = ErrorKind.INVALID, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.errno = errno
+
+
+class DomainState(enum.StrEnum):
+    """What one waits for. A domain that runs or sleeps is ``RUNNING``."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"
+    CRASHED = "crashed"
+    DESTROYED = "destroyed"
+
+
+# -- parameters and results ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No parameters, or no result beyond success."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long call is. ``total`` 0: unknown."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """The host process and its machine memory."""
+
+    pid: int
+    version: str
+    started_at: float  #: seconds since 1970
+    runtime_directory: str
+    engine: str
+    memory_bytes: int
+    free_bytes: int
+    domains: int  #: without Domain 0
+
+
+@dataclass(frozen=True)
+class LogRequest:
+    """Which part of the host's own log."""
+
+    lines: int = 200  #: the last so many; 0: all
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A domain to create."""
+
+    config: DomainConfig
+    paused: bool = False
+    working_directory: str = ""  #: for relative paths in the configuration; empty: they are refused
+    config_file: str = ""  #: where the configuration came from, for messages
+
+
+@dataclass(frozen=True)
+class CreatedDomain:
+    """The new domain."""
+
+    domid: int
+    name: str
+    uuid: str
+    warnings: list[str] = field(default_factory=list)  #: keys that are accepted but have no effect yet
+
+
+@dataclass(frozen=True)
+class DomainId:
+    """The one domain that a call is about."""
+
+    domid: int
+
+
+@dataclass(frozen=True)
+class OptionalDomainId:
+    """One domain, or all."""
+
+    domid: int | None = None  #: None: all
+
+
+@dataclass(frozen=True)
+class ShutdownRequest:
+    """A domain to shut down or reboot by its own kernel."""
+
+    domid: int
+    fallback: bool = False  #: xl's -F: an ACPI event when the guest has no PV control. PV guests have none: refused, as by xl
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """A domain as the user named it."""
+
+    identifier: str  #: a name, or a number
+
+
+@dataclass(frozen=True)
+class ResolvedDomain:
+    """The domain that an identifier means."""
+
+    domid: int
+    name: str
+    uuid: str
+
+
+@dataclass(frozen=True)
+class RenameRequest:
+    """A new name."""
+
+    domid: int
+    name: str
+
+
+@dataclass(frozen=True)
+class DomainDetail:
+    """A line of ``xl list``, and more. State letters are r, b, p, s, c, d in xl's order."""
+
+    domid: int
+    name: str
+    uuid: str
+    kind: str  #: "pv", "pvh", "hvm", "dom0"
+    state: DomainState
+    state_letters: str  #: six places, "-" where not set: "r-----", "-b----", "---s--"
+    shutdown_reason: str  #: "", "poweroff", "reboot", "suspend", "crash", "watchdog", "soft-reset"
+    crash_cause: str
+    memory_kib: int  #: what it has now
+    memory_max_kib: int
+    memory_target_kib: int
+    vcpus: int  #: online
+    vcpus_max: int
+    cpu_time_s: float
+    uptime_s: float
+    security_label: str = "-"
+    cpupool: str = "Pool-0"
+    console_tty: str = ""
+    ssidref: int = 0
+
+
+@dataclass(frozen=True)
+class DomainList:
+    """All domains by id, Domain 0 first."""
+
+    domains: list[DomainDetail]
+
+
+@dataclass(frozen=True)
+class Vcpu:
+    """A line of ``xl vcpu-list``. Affinity None: all CPUs."""
+
+    domid: int
+    name: str
+    vcpu: int
+    cpu: int
+    online: bool
+    blocked: bool
+    running: bool
+    cpu_time_s: float
+    hard_affinity: list[int] | None = None
+    soft_affinity: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class VcpuList:
+    """The vCPUs by domain and number."""
+
+    vcpus: list[Vcpu]
+
+
+@dataclass(frozen=True)
+class MemoryRequest:
+    """An amount of memory for a domain."""
+
+    domid: int
+    kib: int
+
+
+@dataclass(frozen=True)
+class SysrqRequest:
+    """A Linux magic SysRq key."""
+
+    domid: int
+    key: str  #: one character
+
+
+@dataclass(frozen=True)
+class TriggerRequest:
+    """An event of ``xl trigger``."""
+
+    domid: int
+    trigger: str  #: "nmi", "reset", "init", "power", "sleep", "s3resume"
+    vcpu: int = 0
+
+
+@dataclass(frozen=True)
+class ConfigUpdateRequest:
+    """A configuration for the next start of the domain."""
+
+    domid: int
+    config: DomainConfig
+
+
+@dataclass(frozen=True)
+class WaitRequest:
+    """States to wait for, any of them."""
+
+    domid: int
+    states: list[DomainState]
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """One state of the domain. ``shutdown_reason`` and ``crash_cause`` as in ``DomainDetail``."""
+
+    domid: int
+    state: DomainState
+    shutdown_reason: str = ""
+    crash_cause: str = ""
+
+
+@dataclass(frozen=True)
+class DomainConfiguration:
+    """What ``xl list -l`` prints: libxl's JSON of the configuration, and the file's own keys for ``pyxen``."""
+
+    domid: int
+    libxl: dict[str, Any]
+    config: DomainConfig
+
+
+@dataclass(frozen=True)
+class Uptime:
+    """Seconds since the domain was created."""
+
+    domid: int
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UptimeList:
+    """A line each of ``xl uptime``."""
+
+    uptimes: list[Uptime]
+
+
+@dataclass(frozen=True)
+class Version:
+    """XENVER_* as ``xl info`` prints them."""
+
+    major: int
+    minor: int
+    extra: str
+    capabilities: str
+    changeset: str
+    compiler: str
+    compile_by: str
+    compile_domain: str
+    compile_date: str
+    command_line: str
+    virt_start: int
+    page_size: int
+    build_id: str
+
+
+@dataclass(frozen=True)
+class PhysInfo:
+    """What ``xl info`` prints of the machine."""
+
+    nr_cpus: int
+    cpu_khz: int
+    total_kib: int
+    free_kib: int
+    scrub_kib: int
+    outstanding_kib: int
+    max_mfn: int
+    hw_caps: list[int]
+    version: Version
+    engine: str
+
+
+@dataclass(frozen=True)
+class DmesgRequest:
+    """The hypervisor's log."""
+
+    clear: bool = False
+
+
+@dataclass(frozen=True)
+class DebugKeysRequest:
+    """Keys for the hypervisor's debug handlers; the answer is in the hypervisor's log."""
+
+    keys: str
+
+
+@dataclass(frozen=True)
+class ConsolePath:
+    """Where the console can be opened."""
+
+    path: str  #: slave side of the pseudo-terminal
+
+
+@dataclass(frozen=True)
+class ConsoleAttachRequest:
+    """A reader of the console."""
+
+    domid: int
+    replay: bool = True  #: begin with the output that the host still has; False: with what comes next
+
+
+@dataclass(frozen=True)
+class ConsoleOutput:
+    """Some console output."""
+
+    data: bytes
+    lost: int = 0  #: bytes before ``data`` that this reader was too slow for
+
+
+@dataclass(frozen=True)
+class ConsoleInput:
+    """Keys for the console."""
+
+    domid: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ConsoleAccepted:
+    """How much of the input was taken."""
+
+    accepted: int  #: bytes taken; fewer than sent when the guest does not read
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """What to trace."""
+
+    domid: int | None = None  #: None: all domains
+    kinds: list[str] = field(default_factory=list)  #: "hypercall", "event", "lifecycle"; empty: all
+    names: list[str] = field(default_factory=list)  #: only hypercalls of these names; empty: all
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """One hypercall, event or change of life cycle."""
+
+    kind: str  #: "hypercall", "event", "lifecycle"
+    time_ns: int  #: host's monotonic clock
+    domid: int
+    vcpu: int
+    name: str  #: "mmu_update", "event_channel_op", "EVTCHNOP_send", "created" ...
+    arguments: dict[str, Any]
+    result: int | None = None
+    result_name: str = ""  #: "-EINVAL" and the like, empty for success
+    dropped: int = 0  #: events before this one that the reader was too slow for
+
+
+# -- the table -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method(Generic[P, R]):
+    """A call: parameters in, one result out."""
+
+    name: str
+    parameters: type[P]
+    result: type[R]
+
+
+@dataclass(frozen=True)
+class StreamMethod(Generic[P, E, R]):
+    """A call that sends events until it ends with a result."""
+
+    name: str
+    parameters: type[P]
+    event: type[E]
+    result: type[R]
+
+
+HOST_STATUS = Method("host.status", Nothing, HostStatus)
+HOST_STOP = Method("host.stop", Nothing, Nothing)
+HOST_LOGS = Method("host.logs", LogRequest, Text)
+
+DOMAIN_CREATE = Method("domain.create", CreateRequest, CreatedDomain)
+DOMAIN_DESTROY = Method("domain.destroy", DomainId, Nothing)
+DOMAIN_PAUSE = Method("domain.pause", DomainId, Nothing)
+DOMAIN_UNPAUSE = Method("domain.unpause", DomainId, Nothing)
+#: Answers when the guest acknowledged the request (not when it is down: ``DOMAIN_WAIT``).
+DOMAIN_SHUTDOWN = Method("domain.shutdown", ShutdownRequest, Nothing)
+DOMAIN_REBOOT = Method("domain.reboot", ShutdownRequest, Nothing)
+DOMAIN_RENAME = Method("domain.rename", RenameRequest, Nothing)
+DOMAIN_RESOLVE = Method("domain.resolve", Identifier, ResolvedDomain)
+DOMAIN_INFO = Method("domain.info", DomainId, DomainDetail)
+DOMAIN_LIST = Method("domain.list", Nothing, DomainList)
+DOMAIN_VCPUS = Method("domain.vcpus", OptionalDomainId, VcpuList)
+DOMAIN_MEM_SET = Method("domain.mem_set", MemoryRequest, Nothing)
+DOMAIN_MEM_MAX = Method("domain.mem_max", MemoryRequest, Nothing)
+DOMAIN_SYSRQ = Method("domain.sysrq", SysrqRequest, Nothing)
+DOMAIN_TRIGGER = Method("domain.trigger", TriggerRequest, Nothing)
+DOMAIN_CONFIG = Method("domain.config", DomainId, DomainConfiguration)
+DOMAIN_CONFIG_UPDATE = Method("domain.config_update", ConfigUpdateRequest, Nothing)
+#: An event for each change of state; ends with the first state that is one of those asked for, or DESTROYED.
+DOMAIN_WAIT = StreamMethod("domain.wait", WaitRequest, StateChange, StateChange)
+DOMAIN_UPTIME = Method("domain.uptime", OptionalDomainId, UptimeList)
+
+PHYSINFO = Method("physinfo", Nothing, PhysInfo)
+VERSION = Method("version", Nothing, Version)
+DMESG = Method("dmesg", DmesgRequest, Text)
+DEBUG_KEYS = Method("debug_keys", DebugKeysRequest, Nothing)
+
+CONSOLE_PATH = Method("console.path", DomainId, ConsolePath)
+#: Ends when the domain is gone and all its output was sent.
+CONSOLE_ATTACH = StreamMethod("console.attach", ConsoleAttachRequest, ConsoleOutput, Nothing)
+CONSOLE_WRITE = Method("console.write", ConsoleInput, ConsoleAccepted)
+
+#: Ends when the traced domain is destroyed; never for all domains.
+TRACE_SUBSCRIBE = StreamMethod("trace.subscribe", TraceRequest, TraceEvent, Nothing)
+
+METHODS: dict[str, Method[Any, Any] | StreamMethod[Any, Any, Any]] = {
+    method.name: method for method in tuple(globals().values()) if isinstance(method, Method | StreamMethod)
+}
