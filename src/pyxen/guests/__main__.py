@@ -1,0 +1,27 @@
+"""``python -m pyxen.guests``: fill the cache with the guest packages and the demo ramdisk, and print where they are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pyxen.guests.packages import PackageError, fetch
+from pyxen.guests.ramdisk import Ramdisk
+
+
+def main() -> int:
+    """Return the exit status: 0 when everything is in the cache."""
+    parser = argparse.ArgumentParser(prog="python -m pyxen.guests", description=__doc__)
+    parser.add_argument("--renew", action="store_true", help="fetch the newest packages even if the cache has some")
+    options = parser.parse_args()
+    try:
+        packages = fetch(lambda line: print(f"guest packages: {line}", file=sys.stderr), renew=options.renew)
+    except PackageError as error:
+        print(f"pyxen: {error}", file=sys.stderr)
+        return 1
+    print(f"kernel:  {packages.kernel}\nramdisk: {Ramdisk(packages.busybox).cached()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
