@@ -110,13 +110,30 @@ class Text:
 
 
 @dataclass(frozen=True)
-class CreateRequest:
-    """A domain to create."""
+class ConfigText:
+    """A piece of xl.cfg(5) text. ``source`` names it in messages: "guest.cfg", "<stdin>", "command line"."""
 
-    config: DomainConfig
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A domain to create: from texts that are parsed one after another (a file, then overrides), or from a mapping."""
+
+    texts: list[ConfigText] = field(default_factory=list)
+    config: DomainConfig = field(default_factory=dict)  #: assigned after the texts
     paused: bool = False
     working_directory: str = ""  #: for relative paths in the configuration; empty: they are refused
-    config_file: str = ""  #: where the configuration came from, for messages
+
+
+@dataclass(frozen=True)
+class CheckedConfig:
+    """What a configuration means: ``xl create -n``."""
+
+    libxl: dict[str, Any]  #: as ``xl create -n`` prints it
+    config: DomainConfig
+    warnings: list[str] = field(default_factory=list)  #: one line each, with file and line number
 
 
 @dataclass(frozen=True)
@@ -126,7 +143,7 @@ class CreatedDomain:
     domid: int
     name: str
     uuid: str
-    warnings: list[str] = field(default_factory=list)  #: keys that are accepted but have no effect yet
+    warnings: list[str] = field(default_factory=list)  #: one line each, with file and line number
 
 
 @dataclass(frozen=True)
@@ -257,10 +274,12 @@ class TriggerRequest:
 
 @dataclass(frozen=True)
 class ConfigUpdateRequest:
-    """A configuration for the next start of the domain."""
+    """A configuration for the next start of the domain; as in ``CreateRequest``."""
 
     domid: int
-    config: DomainConfig
+    texts: list[ConfigText] = field(default_factory=list)
+    config: DomainConfig = field(default_factory=dict)
+    working_directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -443,6 +462,8 @@ HOST_STATUS = Method("host.status", Nothing, HostStatus)
 HOST_STOP = Method("host.stop", Nothing, Nothing)
 HOST_LOGS = Method("host.logs", LogRequest, Text)
 
+#: Check a configuration and do nothing.
+CONFIG_CHECK = Method("config.check", CreateRequest, CheckedConfig)
 DOMAIN_CREATE = Method("domain.create", CreateRequest, CreatedDomain)
 DOMAIN_DESTROY = Method("domain.destroy", DomainId, Nothing)
 DOMAIN_PAUSE = Method("domain.pause", DomainId, Nothing)
