@@ -32,7 +32,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 
 wheel: $(INSTALLED)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
 	@ls -l dist/pyxen-*.whl
 
 guests: $(INSTALLED)
@@ -46,7 +46,7 @@ $(INSTALLED): $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing pyxen and building its engine in $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -18,6 +18,15 @@ for word in $(cat /proc/cmdline); do
 done
 cd /root
 [ $bench = 1 ] && /bin/bench "$benchsec" "$benchscale" /bin/bench-true
-[ $halt = 1 ] && poweroff
-# A session of its own on the console's real device gives the shell job control. When it ends, there is a new one.
-while :; do setsid cttyhack sh -i; done
+[ $halt = 1 ] && poweroff -f
+# busybox's poweroff, reboot and halt send these signals to the first process; the kernel calls the first two when it is asked
+# from outside to stop.
+trap 'poweroff -f' USR2
+trap 'reboot -f' TERM
+trap 'halt -f' USR1
+# A session of its own on the console's real device gives the shell job control; in the background, because the traps
+# run only during a wait. When the shell ends, there is a new one.
+while :; do
+    setsid cttyhack sh -i </dev/console >/dev/console 2>&1 &
+    wait $!
+done

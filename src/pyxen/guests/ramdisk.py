@@ -13,9 +13,8 @@ from pathlib import Path
 from pyxen.guests.cpio import Archive
 from pyxen.guests.packages import cache_directory
 
-#: Commands that busybox would pass on to an init of its own kind, which the ramdisk does not have. The kernel calls the
-#: first two by these paths when it is asked from outside to shut down or reboot.
-_STOP_COMMANDS = ("poweroff", "reboot", "halt")
+#: The kernel calls the first two by these paths when it is asked from outside to shut down or reboot.
+_STOP_COMMANDS = ("sbin/poweroff", "sbin/reboot", "sbin/halt")
 
 
 class Ramdisk:
@@ -37,7 +36,7 @@ class Ramdisk:
         for applet in self._applets():
             archive.add_link(f"bin/{applet}", "busybox")
         for command in _STOP_COMMANDS:
-            archive.add_file(f"sbin/{command}", f"#!/bin/sh\nexec /bin/busybox {command} -f\n".encode(), 0o755)
+            archive.add_link(command, "../bin/busybox")
         for name, program in self._programs.items():
             archive.add_file(f"bin/{name}", program, 0o755)
         return archive.finish()
@@ -57,4 +56,4 @@ class Ramdisk:
 
     def _applets(self) -> list[str]:
         listed = subprocess.run([self._busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
-        return [applet for applet in listed if applet != "busybox" and applet not in self._programs and applet not in _STOP_COMMANDS]
+        return [applet for applet in listed if applet != "busybox" and applet not in self._programs]
