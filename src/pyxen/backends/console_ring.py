@@ -18,7 +18,7 @@ class ConsoleRing:
         self._page = page
         self._interface = xencons_interface.from_buffer(page)
         self._output = _ring_view(page, "out")
-        self._input = _ring_view(page, "in")
+        self._input = _ring_view(page, "in_")
 
     def take_output(self, limit: int) -> bytes:
         """Remove and return up to ``limit`` bytes that the guest wrote. Raises ``ConsoleRingError``."""
