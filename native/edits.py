@@ -1,0 +1,360 @@
+"""pyxen's changes to the engine's sources: where, what, and why.
+
+Each edit names an anchor that must occur exactly once in its file, so a source package of another version fails loudly instead of
+being changed in the wrong place. Where a function of the engine is to do nothing of what it did, the edit returns at its start: the
+rest stays and the compiler drops it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+AFTER, BEFORE, REPLACE = "after", "before", "replace"
+
+
+@dataclass(frozen=True)
+class Edit:
+    path: str
+    why: str
+    anchor: str
+    where: str
+    text: str
+
+
+ACCEL = "src/qemu/accel/tcg/"
+I386 = "src/qemu/target/i386/"
+
+EDITS: tuple[Edit, ...] = (
+    # ------------------------------------------------------------------ our files and fields
+    Edit(
+        "src/CMakeLists.txt",
+        "Compile pyxen's C files into the x86 library, where they see the CPU state by name.",
+        "    qemu/target/i386/unicorn.c\n",
+        AFTER,
+        "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n    qemu/target/i386/pyxen_fpu.c\n",
+    ),
+    Edit(
+        "src/include/uc_priv.h",
+        "Every instance belongs to a pyxen CPU.",
+        "    bool skip_sync_pc_on_exit;\n",
+        AFTER,
+        "    struct pyxen_cpu *pyxen;\n"
+        "    MemoryRegion *pyxen_ram; /* the only region, at physical address 0 */\n"
+        "    uint64_t pyxen_ram_bytes;\n"
+        "    void *pyxen_stop_label; /* of the block being translated */\n",
+    ),
+    Edit(
+        "src/include/uc_priv.h",
+        "The hooks that the edits below call.",
+        '#include "list.h"\n',
+        AFTER,
+        '#include "pyxen_hooks.h"\n',
+    ),
+    Edit(
+        I386 + "cpu.h",
+        "The length of an instruction that exits, stored by the translator, which alone knows it.",
+        "    /* Fields after this point are preserved across CPU reset. */\n",
+        AFTER,
+        "    uint32_t pyxen_length;\n",
+    ),
+    Edit(I386 + "cpu.h", "The hooks that cpu.h itself calls.", '#include "exec/cpu-defs.h"\n', AFTER, '#include "pyxen_hooks.h"\n'),
+    Edit(
+        I386 + "helper.h",
+        "Port I/O leaves the block through one helper.",
+        "DEF_HELPER_3(outb, void, env, i32, i32)\n",
+        BEFORE,
+        "DEF_HELPER_4(pyxen_io, void, env, i32, i32, i32)\n",
+    ),
+    # ------------------------------------------------------------------ atomics and preemption
+    Edit(
+        "src/qemu/include/exec/exec-all.h",
+        "vCPUs in several threads share memory, and the hypervisor writes to it too: guest atomics must be host atomics.",
+        "static inline uint32_t curr_cflags(void)\n{\n",
+        AFTER,
+        "    return CF_PARALLEL;\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "The host's locked operations work on any address; only those that cross a page need the slow, non-atomic way.",
+        "    if (unlikely(addr & ((1 << s_bits) - 1))) {\n",
+        REPLACE,
+        "    if (unlikely((addr & ~TARGET_PAGE_MASK) + (1 << s_bits) > TARGET_PAGE_SIZE ||\n"
+        "                 (s_bits == 4 && (addr & 15)))) {\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "A stop in the middle of an instruction runs its memory accesses twice when it resumes; and the check after every load and store "
+        "costs a third of their speed. Stops happen between blocks only.",
+        "void check_exit_request(TCGContext *tcg_ctx)\n{\n",
+        AFTER,
+        "    return;\n",
+    ),
+    Edit(
+        "src/qemu/include/exec/gen-icount.h",
+        "The check at the start of a block: two instructions instead of a call.",
+        "static inline void gen_tb_start(TCGContext *tcg_ctx, TranslationBlock *tb)\n{\n",
+        AFTER,
+        "    TCGv_i32 pyxen_count = tcg_temp_new_i32(tcg_ctx);\n"
+        "    TCGLabel *pyxen_stop = gen_new_label(tcg_ctx);\n"
+        "\n"
+        "    tcg_ctx->uc->pyxen_stop_label = pyxen_stop;\n"
+        "    tcg_gen_ld_i32(tcg_ctx, pyxen_count, tcg_ctx->cpu_env,\n"
+        "                   offsetof(ArchCPU, neg.icount_decr.u32) - offsetof(ArchCPU, env));\n"
+        "    tcg_gen_brcondi_i32(tcg_ctx, TCG_COND_LT, pyxen_count, 0, pyxen_stop);\n"
+        "    tcg_temp_free_i32(tcg_ctx, pyxen_count);\n"
+        "    return;\n",
+    ),
+    Edit(
+        "src/qemu/include/exec/gen-icount.h",
+        "Where that check jumps to.",
+        "    tcg_gen_exit_tb(tcg_ctx, tb, TB_EXIT_REQUESTED);\n",
+        BEFORE,
+        "    gen_set_label(tcg_ctx, tcg_ctx->uc->pyxen_stop_label);\n",
+    ),
+    Edit(
+        ACCEL + "cpu-exec.c",
+        "Kicks and invalidations from other threads.",
+        "    cpu_neg(cpu)->icount_decr.u16.high = 0;\n",
+        AFTER,
+        "    if (pyxen_stop_requested(cpu, last_tb)) {\n        return true;\n    }\n",
+    ),
+    # ------------------------------------------------------------------ exceptions
+    Edit(
+        ACCEL + "cpu-exec.c",
+        "Exceptions leave the CPU (deprivileged guests) or go through the guest's IDT; no callbacks, nothing sticks.",
+        "static inline bool cpu_handle_exception(CPUState *cpu, int *ret)\n{\n",
+        AFTER,
+        "    return pyxen_handle_exception(cpu, ret);\n",
+    ),
+    Edit(
+        I386 + "excp_helper.c",
+        "A triple fault is an exit, not a stop of the machine.",
+        "        qemu_system_reset_request(env->uc);\n",
+        BEFORE,
+        "        pyxen_exit_triple_fault(env, retaddr);\n",
+    ),
+    # ------------------------------------------------------------------ instructions that leave the CPU
+    Edit(
+        I386 + "seg_helper.c",
+        "SYSCALL exits, or does what the manual says; upstream only calls hooks.",
+        "void helper_syscall(CPUX86State *env, int next_eip_addend)\n{\n",
+        AFTER,
+        "    pyxen_system_call(env, next_eip_addend, false, GETPC());\n    return;\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "SYSENTER, likewise.",
+        "void helper_sysenter(CPUX86State *env, int next_eip_addend)\n{\n",
+        AFTER,
+        "    pyxen_system_call(env, next_eip_addend, true, GETPC());\n    return;\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "CPUID exits if asked to.",
+        "void helper_cpuid(CPUX86State *env)\n{\n",
+        AFTER,
+        "    pyxen_exit_cpuid(env, GETPC());\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "The length of CPUID with its prefixes.",
+        "        gen_helper_cpuid(tcg_ctx, tcg_ctx->cpu_env);\n",
+        BEFORE,
+        "        tcg_gen_st_i32(tcg_ctx, tcg_const_i32(tcg_ctx, s->pc - pc_start), tcg_ctx->cpu_env,\n"
+        "                       offsetof(CPUX86State, pyxen_length));\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "MSRs are the hypervisor's.",
+        "void helper_wrmsr(CPUX86State *env)\n{\n",
+        AFTER,
+        "    pyxen_exit_msr(env, true, GETPC());\n    return;\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "MSRs are the hypervisor's.",
+        "void helper_rdmsr(CPUX86State *env)\n{\n",
+        AFTER,
+        "    pyxen_exit_msr(env, false, GETPC());\n    return;\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "The length of RDMSR and WRMSR with their prefixes.",
+        "            if (b & 2) {\n                gen_helper_rdmsr(",
+        BEFORE,
+        "            tcg_gen_st_i32(tcg_ctx, tcg_const_i32(tcg_ctx, s->pc - pc_start), tcg_ctx->cpu_env,\n"
+        "                           offsetof(CPUX86State, pyxen_length));\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "HLT and MWAIT exit.",
+        "static void do_hlt(X86CPU *cpu)\n{\n",
+        AFTER,
+        "    pyxen_exit_halt(&cpu->env);\n    return;\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Upstream allows port I/O at any privilege and forgets it. Check as the manual says, then exit.",
+        "    // Unicorn: allow all I/O instructions\n    return;\n",
+        REPLACE,
+        "    gen_update_cc_op(s);\n"
+        "    gen_jmp_im(s, cur_eip);\n"
+        "    tcg_gen_trunc_tl_i32(s->uc->tcg_ctx, s->tmp2_i32, s->T0);\n"
+        "    gen_helper_pyxen_io(s->uc->tcg_ctx, s->uc->tcg_ctx->cpu_env, s->tmp2_i32,\n"
+        "                        tcg_const_i32(s->uc->tcg_ctx, svm_flags | (1 << (4 + ot))),\n"
+        "                        tcg_const_i32(s->uc->tcg_ctx, s->pc - s->pc_start));\n"
+        "    return;\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "INT1 is an instruction, not an invalid opcode.",
+        "    case 0xfa: /* cli */\n",
+        BEFORE,
+        "    case 0xf1: /* int1 */\n"
+        "        gen_interrupt(s, EXCP01_DB, pc_start - s->cs_base, s->pc - s->cs_base);\n"
+        "        break;\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "A deprivileged kernel's far transfers are the hypervisor's: its selectors hide its privilege.",
+        "void helper_ljmp_protected(CPUX86State *env, int new_cs, target_ulong new_eip,\n"
+        "                           target_ulong next_eip)\n{\n",
+        AFTER,
+        "    pyxen_exit_far_transfer(env, GETPC());\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "Likewise.",
+        "                            int shift, target_ulong next_eip)\n{\n    int new_stack, i;\n",
+        AFTER,
+        "    pyxen_exit_far_transfer(env, GETPC());\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "Likewise.",
+        "void helper_iret_protected(CPUX86State *env, int shift, int next_eip)\n{\n",
+        AFTER,
+        "    pyxen_exit_far_transfer(env, GETPC());\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "Likewise.",
+        "void helper_lret_protected(CPUX86State *env, int shift, int addend)\n{\n",
+        AFTER,
+        "    pyxen_exit_far_transfer(env, GETPC());\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "A deprivileged kernel loads data segments with the rights of ring 3, which its selectors name.",
+        "    selector &= 0xffff;\n    cpl = env->hflags & HF_CPL_MASK;\n",
+        AFTER,
+        "    cpl = pyxen_segment_cpl(env, cpl);\n",
+    ),
+    Edit(
+        I386 + "cpu.h",
+        "No descriptor gives a deprivileged guest another privilege.",
+        "            int cpl = (flags >> DESC_DPL_SHIFT) & 3;\n",
+        AFTER,
+        "            cpl = pyxen_new_cpl(env, cpl);\n",
+    ),
+    # ------------------------------------------------------------------ physical memory
+    Edit(
+        I386 + "helper.c",
+        "Page walks read memory directly; a table outside memory is an exit.",
+        "uint64_t x86_ldq_phys(CPUState *cs, hwaddr addr)\n{\n",
+        AFTER,
+        "    return pyxen_read_pte(cs, addr);\n",
+    ),
+    Edit(
+        I386 + "helper.c",
+        "Accessed and dirty bits are set atomically and only in the entry that was read: others may have changed it.",
+        "void x86_stl_phys_notdirty(CPUState *cs, hwaddr addr, uint32_t val)\n{\n",
+        AFTER,
+        "    pyxen_set_pte_flags(cs, addr, val);\n    return;\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "An access outside memory is an exit; upstream skips it and goes on.",
+        "    is_ram = memory_region_is_ram(section->mr);\n",
+        AFTER,
+        "    if (!is_ram) {\n        pyxen_bad_memory(cpu, paddr);\n    }\n",
+    ),
+    Edit(
+        "src/qemu/unicorn_common.h",
+        "There is one region; looking it up on every slow access is most of what such an access costs.",
+        "MemoryRegion *find_memory_mapping(struct uc_struct *uc, hwaddr address)\n{\n",
+        AFTER,
+        "    if (address < uc->pyxen_ram_bytes) {\n        return uc->pyxen_ram;\n    }\n",
+    ),
+    # ------------------------------------------------------------------ translated code
+    Edit(
+        ACCEL + "cputlb.c",
+        "Upstream sends the stores to every writable and executable page the slow way, and misses those through another "
+        "address. Ask whether some CPU holds code of the frame.",
+        "            } else if (cpu_physical_memory_is_clean(iotlb)) {\n",
+        REPLACE,
+        "            } else if (pyxen_frame_is_clean(cpu->uc, iotlb)) {\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "A frame begins to hold code: notice stores to it.",
+        "void tlb_protect_code(struct uc_struct *uc, ram_addr_t ram_addr)\n{\n",
+        AFTER,
+        "    pyxen_protect_frame(uc, ram_addr);\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "A frame holds no more code.",
+        "void tlb_unprotect_code(struct uc_struct *uc, ram_addr_t ram_addr)\n{\n",
+        AFTER,
+        "    pyxen_unprotect_frame(uc, ram_addr);\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "A store to a frame that holds code.",
+        "                           CPUIOTLBEntry *iotlbentry, uintptr_t retaddr,\n                           CPUTLBEntry *tlbe)\n{\n",
+        AFTER,
+        "    pyxen_write_clean_frame(cpu, mem_vaddr, mem_vaddr + iotlbentry->addr, size, retaddr);\n    return;\n",
+    ),
+    Edit(
+        ACCEL + "translate-all.c",
+        "tlb_protect_code does this by frame, once; by address, for every block, it costs more than the translation.",
+        "    if (!uc_mem_hook_installed(cpu->uc, tb->pc)) {\n",
+        REPLACE,
+        "    if (0) {\n",
+    ),
+    Edit(
+        ACCEL + "translate-all.c",
+        "All blocks are dropped at once.",
+        "    page_flush_tb(cpu->uc);\n",
+        AFTER,
+        "    pyxen_all_code_dropped(cpu->uc);\n",
+    ),
+    Edit(
+        ACCEL + "translate-all.c",
+        "Drop what a store overwrites, without the allocations when it overwrites no code.",
+        "/* user-mode: call with mmap_lock held */\nvoid tb_check_watchpoint(",
+        BEFORE,
+        "void pyxen_drop_written_code(struct uc_struct *uc, uint64_t offset, int size, uintptr_t retaddr)\n"
+        "{\n"
+        "    PageDesc *p = page_find(uc, offset >> TARGET_PAGE_BITS);\n"
+        "    struct page_collection *pages;\n"
+        "    int first = offset & ~TARGET_PAGE_MASK;\n"
+        "\n"
+        "    if (!p || !p->first_tb) {\n"
+        "        pyxen_unprotect_frame(uc, offset);\n"
+        "        return;\n"
+        "    }\n"
+        "    if (!p->code_bitmap && ++p->code_write_count >= SMC_BITMAP_USE_THRESHOLD) {\n"
+        "        build_page_bitmap(uc, p);\n"
+        "    }\n"
+        "    if (p->code_bitmap && find_next_bit(p->code_bitmap, first + size, first) >= first + size) {\n"
+        "        return;\n"
+        "    }\n"
+        "    pages = page_collection_lock(uc, offset, offset + size);\n"
+        "    tb_invalidate_phys_page_range__locked(uc, pages, p, offset, offset + size, retaddr);\n"
+        "    page_collection_unlock(pages);\n"
+        "}\n"
+        "\n",
+    ),
+)

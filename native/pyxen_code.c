@@ -1,0 +1,343 @@
+/*
+ * Which frames hold translated code, and how stores to them are noticed: by the CPU that translated them, whichever address the
+ * store goes through, and by the other CPUs of the machine, each of which has a cache of translations of its own.
+ *
+ * Every CPU's TLB sends stores to a frame through pyxen_write_clean_frame() as long as any CPU holds code of that frame. A CPU that
+ * begins to hold code of a frame which another CPU can store to unchecked asks that CPU to stop doing so; that one then reports the
+ * stores that it may have made in the meantime. So stale code lives no longer than it takes both CPUs to reach the end of a block.
+ *
+ * Copyright (C) pyxen contributors. GPL-2.0-only.
+ */
+#include "qemu/osdep.h"
+#include "cpu.h"
+#include "exec/cputlb.h"
+#include "exec/exec-all.h"
+#include "uc_priv.h"
+
+#include "pyxen_cpu.h"
+#include "pyxen_hooks.h"
+#include "pyxen_internal.h"
+
+void tb_invalidate_phys_range(struct uc_struct *uc, ram_addr_t start, ram_addr_t end);
+
+PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t bytes)
+{
+    struct pyxen_machine *m = calloc(1, sizeof(*m));
+
+    if (!m) {
+        return NULL;
+    }
+    m->memory = memory;
+    m->bytes = bytes;
+    m->frames = bytes >> TARGET_PAGE_BITS;
+    m->code_holders = calloc(m->frames, sizeof(*m->code_holders));
+    m->writers = calloc(m->frames, sizeof(*m->writers));
+    pthread_mutex_init(&m->lock, NULL);
+    if (!m->code_holders || !m->writers) {
+        pyxen_machine_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *m)
+{
+    pthread_mutex_destroy(&m->lock);
+    free(m->code_holders);
+    free(m->writers);
+    free(m);
+}
+
+PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *m, uint64_t mfn)
+{
+    return mfn < m->frames && __atomic_load_n(&m->code_holders[mfn], __ATOMIC_SEQ_CST) != 0;
+}
+
+PYXEN_EXPORT uint64_t pyxen_machine_set_bits(struct pyxen_machine *m, uint64_t address, uint64_t mask)
+{
+    return __atomic_fetch_or((uint64_t *)(m->memory + address), mask, __ATOMIC_SEQ_CST);
+}
+
+PYXEN_EXPORT int pyxen_machine_compare_exchange(struct pyxen_machine *m, uint64_t address, uint64_t expected, uint64_t value)
+{
+    return __atomic_compare_exchange_n((uint64_t *)(m->memory + address), &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+void pyxen_machine_add(struct pyxen_machine *m, struct pyxen_cpu *p)
+{
+    int i;
+
+    pthread_mutex_lock(&m->lock);
+    for (i = 0; i < PYXEN_MAX_CPUS && m->cpus[i]; i++) {
+    }
+    if (i < PYXEN_MAX_CPUS) {
+        m->cpus[i] = p;
+        p->id = i + 1 < PYXEN_MANY ? i + 1 : PYXEN_MANY;
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+void pyxen_machine_remove(struct pyxen_machine *m, struct pyxen_cpu *p)
+{
+    int i;
+
+    pthread_mutex_lock(&m->lock);
+    for (i = 0; i < PYXEN_MAX_CPUS; i++) {
+        if (m->cpus[i] == p) {
+            m->cpus[i] = NULL;
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ------------------------------------------------------------------ work for another CPU */
+
+static void append(struct pyxen_work_list *list, struct pyxen_work item)
+{
+    struct pyxen_work *last = list->used ? &list->items[list->used - 1] : NULL;
+
+    if (last && last->kind == item.kind && last->offset >> TARGET_PAGE_BITS == item.offset >> TARGET_PAGE_BITS) {
+        uint64_t end = MAX(last->offset + last->size, item.offset + item.size);
+
+        last->offset = MIN(last->offset, item.offset); /* a loop over one page is one item */
+        last->size = end - last->offset;
+        return;
+    }
+    if (list->used == list->room) {
+        list->room = list->room ? list->room * 2 : 16;
+        list->items = g_realloc(list->items, list->room * sizeof(*list->items));
+    }
+    list->items[list->used++] = item;
+}
+
+static void send(struct pyxen_cpu *to, struct pyxen_work item)
+{
+    pthread_mutex_lock(&to->work_lock);
+    append(&to->work, item);
+    pthread_mutex_unlock(&to->work_lock);
+    pyxen_request(to, PYXEN_REQUEST_WORK);
+}
+
+/* To one id, or with PYXEN_MANY to every CPU but the sender. */
+static void send_to_others(struct pyxen_cpu *from, uint8_t id, struct pyxen_work item)
+{
+    struct pyxen_machine *m = from->machine;
+    int i;
+
+    pthread_mutex_lock(&m->lock);
+    for (i = 0; i < PYXEN_MAX_CPUS; i++) {
+        struct pyxen_cpu *to = m->cpus[i];
+
+        if (to && to != from && (id == PYXEN_MANY || to->id == id)) {
+            send(to, item);
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *p, uint64_t mfn)
+{
+    struct pyxen_work item = { mfn << TARGET_PAGE_BITS, TARGET_PAGE_SIZE, PYXEN_WORK_INVALIDATE };
+
+    if (mfn < p->machine->frames) {
+        send(p, item);
+    }
+}
+
+/* ------------------------------------------------------------------ the frames of this CPU */
+
+static bool holds_code(struct pyxen_cpu *p, uint64_t frame)
+{
+    return p->code_frames[frame / 64] >> (frame % 64) & 1;
+}
+
+static void give_up(struct pyxen_cpu *p, uint64_t frame)
+{
+    p->code_frames[frame / 64] &= ~(1ull << (frame % 64));
+    __atomic_fetch_sub(&p->machine->code_holders[frame], 1, __ATOMIC_SEQ_CST);
+}
+
+/* Make stores to a frame that go through the entry unchecked take the slow path. True if there was such an entry. */
+static bool protect_entry(CPUTLBEntry *entry, uintptr_t host)
+{
+    target_ulong address = entry->addr_write;
+
+    if ((address & (TLB_INVALID_MASK | TLB_MMIO | TLB_DISCARD_WRITE | TLB_NOTDIRTY)) ||
+        (address & TARGET_PAGE_MASK) + entry->addend != host) {
+        return false;
+    }
+    entry->addr_write |= TLB_NOTDIRTY;
+    return true;
+}
+
+static bool protect_entries(struct pyxen_cpu *p, uint64_t frame)
+{
+    CPUX86State *env = p->uc->cpu->env_ptr;
+    uintptr_t host = (uintptr_t)p->machine->memory + (frame << TARGET_PAGE_BITS);
+    bool found = false;
+    int mode, i;
+
+    for (mode = 0; mode < NB_MMU_MODES; mode++) {
+        CPUTLBDescFast *fast = &env_tlb(env)->f[mode];
+        size_t entries = (fast->mask >> CPU_TLB_ENTRY_BITS) + 1;
+        size_t n;
+
+        if (!(env_tlb(env)->c.dirty >> mode & 1)) {
+            continue; /* empty since the last flush */
+        }
+        for (n = 0; n < entries; n++) {
+            found |= protect_entry(&fast->table[n], host);
+        }
+        for (i = 0; i < CPU_VTLB_SIZE; i++) {
+            found |= protect_entry(&env_tlb(env)->d[mode].vtable[i], host);
+        }
+    }
+    return found;
+}
+
+/* Say that this CPU may from now on store to the frame without a check. Comes before the look at code_holders that decides on it. */
+static void claim_writes(struct pyxen_cpu *p, uint64_t frame)
+{
+    uint8_t *writer = &p->machine->writers[frame];
+    uint8_t old = __atomic_load_n(writer, __ATOMIC_RELAXED);
+
+    while (old != p->id && old != PYXEN_MANY) {
+        if (__atomic_compare_exchange_n(writer, &old, old ? PYXEN_MANY : p->id, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+            break;
+        }
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+bool pyxen_frame_is_clean(struct uc_struct *uc, uint64_t offset)
+{
+    struct pyxen_cpu *p = uc->pyxen;
+    uint64_t frame = offset >> TARGET_PAGE_BITS;
+
+    claim_writes(p, frame);
+    return __atomic_load_n(&p->machine->code_holders[frame], __ATOMIC_RELAXED) != 0;
+}
+
+void pyxen_protect_frame(struct uc_struct *uc, uint64_t offset)
+{
+    struct pyxen_cpu *p = uc->pyxen;
+    uint64_t frame = offset >> TARGET_PAGE_BITS;
+    uint8_t *writer = &p->machine->writers[frame];
+    uint8_t old;
+
+    if (!holds_code(p, frame)) {
+        p->code_frames[frame / 64] |= 1ull << (frame % 64);
+        __atomic_fetch_add(&p->machine->code_holders[frame], 1, __ATOMIC_SEQ_CST);
+    }
+    old = __atomic_load_n(writer, __ATOMIC_SEQ_CST);
+    if (old == p->id || old == PYXEN_MANY) {
+        protect_entries(p, frame);
+    }
+    if (old == p->id && old != PYXEN_MANY) {
+        __atomic_compare_exchange_n(writer, &old, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    } else if (old) {
+        struct pyxen_work item = { frame << TARGET_PAGE_BITS, TARGET_PAGE_SIZE, PYXEN_WORK_PROTECT };
+
+        send_to_others(p, old, item);
+    }
+}
+
+void pyxen_unprotect_frame(struct uc_struct *uc, uint64_t offset)
+{
+    struct pyxen_cpu *p = uc->pyxen;
+    uint64_t frame = offset >> TARGET_PAGE_BITS;
+
+    if (holds_code(p, frame)) {
+        give_up(p, frame);
+    }
+}
+
+void pyxen_all_code_dropped(struct uc_struct *uc)
+{
+    struct pyxen_cpu *p = uc->pyxen;
+    uint64_t word, words;
+
+    if (!p) {
+        return; /* the engine is being closed */
+    }
+    words = (p->machine->frames + 63) / 64;
+    for (word = 0; word < words; word++) {
+        while (p->code_frames[word]) {
+            give_up(p, word * 64 + ctz64(p->code_frames[word]));
+        }
+    }
+}
+
+void pyxen_write_clean_frame(CPUState *cs, uint64_t address, uint64_t offset, unsigned size, uintptr_t retaddr)
+{
+    struct pyxen_cpu *p = cs->uc->pyxen;
+    uint64_t frame = offset >> TARGET_PAGE_BITS;
+    uint16_t *holders = &p->machine->code_holders[frame];
+
+    if (holds_code(p, frame)) {
+        /* Longjmps if the block that stores is itself among the dropped: the store is then made by a block of one instruction. */
+        pyxen_drop_written_code(cs->uc, offset, size, retaddr);
+    }
+    if (__atomic_load_n(holders, __ATOMIC_RELAXED) == 0) {
+        claim_writes(p, frame);
+        if (__atomic_load_n(holders, __ATOMIC_RELAXED) == 0) {
+            tlb_set_dirty(cs, address);
+            return;
+        }
+    }
+    if (__atomic_load_n(holders, __ATOMIC_RELAXED) > (holds_code(p, frame) ? 1 : 0)) {
+        struct pyxen_work item = { offset, size, PYXEN_WORK_INVALIDATE };
+
+        /* The store is yet to be made: tell the others at the end of the block, when it has been. */
+        append(&p->broadcast, item);
+        pyxen_request(p, PYXEN_REQUEST_BROADCAST);
+    }
+}
+
+static void protect_for_others(struct pyxen_cpu *p, uint64_t offset)
+{
+    uint64_t frame = offset >> TARGET_PAGE_BITS;
+    uint8_t mine = p->id;
+
+    if (protect_entries(p, frame)) {
+        struct pyxen_work item = { frame << TARGET_PAGE_BITS, TARGET_PAGE_SIZE, PYXEN_WORK_INVALIDATE };
+
+        send_to_others(p, PYXEN_MANY, item); /* there may have been stores since they read the code */
+    }
+    if (mine != PYXEN_MANY) {
+        __atomic_compare_exchange_n(&p->machine->writers[frame], &mine, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+}
+
+/* Between two blocks, on the thread that runs the CPU. */
+void pyxen_do_work(struct pyxen_cpu *p)
+{
+    struct pyxen_work_list work;
+    unsigned i;
+
+    __atomic_fetch_and(&p->requests, ~(PYXEN_REQUEST_WORK | PYXEN_REQUEST_BROADCAST), __ATOMIC_SEQ_CST);
+    for (i = 0; i < p->broadcast.used; i++) {
+        send_to_others(p, PYXEN_MANY, p->broadcast.items[i]);
+    }
+    p->broadcast.used = 0;
+    pthread_mutex_lock(&p->work_lock);
+    work = p->work;
+    memset(&p->work, 0, sizeof(p->work));
+    pthread_mutex_unlock(&p->work_lock);
+    for (i = 0; i < work.used; i++) {
+        struct pyxen_work *item = &work.items[i];
+
+        if (item->kind == PYXEN_WORK_PROTECT) {
+            protect_for_others(p, item->offset);
+        } else if (holds_code(p, item->offset >> TARGET_PAGE_BITS)) {
+            tb_invalidate_phys_range(p->uc, item->offset, item->offset + item->size);
+        }
+    }
+    g_free(work.items);
+}
+
+void pyxen_free_work(struct pyxen_cpu *p)
+{
+    g_free(p->work.items);
+    g_free(p->broadcast.items);
+}

@@ -1,0 +1,42 @@
+/*
+ * The functions that libpyxen-engine exports to Python. See docs/engine.md for the model.
+ *
+ * Copyright (C) pyxen contributors. GPL-2.0-only.
+ */
+#ifndef PYXEN_CPU_H
+#define PYXEN_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pyxen_state.h"
+
+#define PYXEN_EXPORT __attribute__((visibility("default")))
+
+struct pyxen_machine;
+struct pyxen_cpu;
+
+/* Fills `layout` with PYXEN_ENGINE_VERSION, sizeof(struct pyxen_state) and the offset of each field, in order; returns how many. */
+PYXEN_EXPORT int pyxen_layout(uint32_t *layout, int room);
+
+PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t bytes);
+PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *machine);
+PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *machine, uint64_t mfn);
+/* Atomic against running guests. `address` is physical, inside memory and a multiple of 8: the caller has checked. */
+PYXEN_EXPORT uint64_t pyxen_machine_set_bits(struct pyxen_machine *machine, uint64_t address, uint64_t mask);
+PYXEN_EXPORT int pyxen_machine_compare_exchange(struct pyxen_machine *machine, uint64_t address, uint64_t expected, uint64_t value);
+
+/* `state` belongs to the caller and must outlive the vCPU. NULL, and *error an engine error number, if there is not enough memory. */
+PYXEN_EXPORT struct pyxen_cpu *pyxen_cpu_new(struct pyxen_machine *machine, struct pyxen_state *state, uint32_t flags,
+                                             uint32_t code_bytes, int *error);
+PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *cpu);
+PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *cpu);
+PYXEN_EXPORT void pyxen_cpu_kick(struct pyxen_cpu *cpu);
+PYXEN_EXPORT void pyxen_cpu_flush_tlb_page(struct pyxen_cpu *cpu, uint64_t address);
+PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *cpu, uint64_t mfn);
+PYXEN_EXPORT void pyxen_cpu_read_fpu(struct pyxen_cpu *cpu, uint8_t *image);
+PYXEN_EXPORT int pyxen_cpu_write_fpu(struct pyxen_cpu *cpu, const uint8_t *image);
+PYXEN_EXPORT void pyxen_cpu_cpuid(struct pyxen_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t *registers);
+PYXEN_EXPORT uint64_t pyxen_tsc(void);
+
+#endif

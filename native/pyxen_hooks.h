@@ -1,0 +1,50 @@
+/*
+ * What the edits in native/edits.py call. Included by the engine's own files, so it needs none of their types.
+ *
+ * Copyright (C) pyxen contributors. GPL-2.0-only.
+ */
+#ifndef PYXEN_HOOKS_H
+#define PYXEN_HOOKS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pyxen_state.h"
+
+struct CPUState;
+struct CPUX86State;
+struct TranslationBlock;
+struct uc_struct;
+
+/* cpu-exec.c: what to do with cpu->exception_index. True: leave cpu_exec. */
+bool pyxen_handle_exception(struct CPUState *cpu, int *ret);
+/* cpu-exec.c, between two blocks: act on kicks and invalidations. True: look at exception_index again. */
+bool pyxen_stop_requested(struct CPUState *cpu, struct TranslationBlock **last_tb);
+
+/* Helpers of instructions. retaddr is GETPC(), or 0 when the translator has already stored RIP and the flags. */
+void pyxen_exit_cpuid(struct CPUX86State *env, uintptr_t retaddr);
+void pyxen_exit_msr(struct CPUX86State *env, bool write, uintptr_t retaddr);
+void pyxen_exit_halt(struct CPUX86State *env);
+void pyxen_exit_far_transfer(struct CPUX86State *env, uintptr_t retaddr);
+void pyxen_exit_triple_fault(struct CPUX86State *env, uintptr_t retaddr);
+void pyxen_system_call(struct CPUX86State *env, int length, bool is_sysenter, uintptr_t retaddr);
+/* The privilege that a load of SS gives. */
+int pyxen_new_cpl(struct CPUX86State *env, int cpl);
+/* The privilege that loads of data segments are checked with. */
+int pyxen_segment_cpl(struct CPUX86State *env, int cpl);
+
+/* Physical memory. */
+uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);
+void pyxen_set_pte_flags(struct CPUState *cpu, uint64_t address, uint32_t value);
+void pyxen_bad_memory(struct CPUState *cpu, uint64_t address);
+
+/* Translated code and the frames it came from (offsets into memory, in bytes). */
+bool pyxen_frame_is_clean(struct uc_struct *uc, uint64_t offset);
+void pyxen_protect_frame(struct uc_struct *uc, uint64_t offset);
+void pyxen_unprotect_frame(struct uc_struct *uc, uint64_t offset);
+void pyxen_all_code_dropped(struct uc_struct *uc);
+void pyxen_write_clean_frame(struct CPUState *cpu, uint64_t address, uint64_t offset, unsigned size, uintptr_t retaddr);
+/* Added to translate-all.c, where the page descriptors are. */
+void pyxen_drop_written_code(struct uc_struct *uc, uint64_t offset, int size, uintptr_t retaddr);
+
+#endif

@@ -1,0 +1,83 @@
+"""Finds and loads libpyxen-engine.so, and declares its functions (native/pyxen_cpu.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_int, c_uint8, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+
+from pyxen.engine.interface import CpuState, EngineError, Segment, Table
+
+ENGINE_VERSION = 1
+LIBRARY_NAME = "libpyxen-engine.so"
+
+_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
+    "pyxen_layout": (c_int, [POINTER(c_uint32), c_int]),
+    "pyxen_machine_new": (c_void_p, [c_void_p, c_uint64]),
+    "pyxen_machine_free": (None, [c_void_p]),
+    "pyxen_machine_has_code": (c_int, [c_void_p, c_uint64]),
+    "pyxen_machine_set_bits": (c_uint64, [c_void_p, c_uint64, c_uint64]),
+    "pyxen_machine_compare_exchange": (c_int, [c_void_p, c_uint64, c_uint64, c_uint64]),
+    "pyxen_cpu_new": (c_void_p, [c_void_p, c_void_p, c_uint32, c_uint32, POINTER(c_int)]),
+    "pyxen_cpu_free": (None, [c_void_p]),
+    "pyxen_cpu_run": (c_int, [c_void_p]),
+    "pyxen_cpu_kick": (None, [c_void_p]),
+    "pyxen_cpu_flush_tlb_page": (None, [c_void_p, c_uint64]),
+    "pyxen_cpu_invalidate_frame": (None, [c_void_p, c_uint64]),
+    "pyxen_cpu_read_fpu": (None, [c_void_p, POINTER(c_uint8)]),
+    "pyxen_cpu_write_fpu": (c_int, [c_void_p, POINTER(c_uint8)]),
+    "pyxen_cpu_cpuid": (None, [c_void_p, c_uint32, c_uint32, POINTER(c_uint32)]),
+    "pyxen_tsc": (c_uint64, []),
+}
+
+
+def library_path() -> Path:
+    """The library of this installation; ``PYXEN_ENGINE_LIBRARY`` names another one."""
+    chosen = os.environ.get("PYXEN_ENGINE_LIBRARY")
+    return Path(chosen) if chosen else Path(__file__).parent / "lib" / LIBRARY_NAME
+
+
+def expected_layout() -> list[int]:
+    """What ``pyxen_layout`` must answer: the version, the sizes, and the offset of every field of ``CpuState`` in order."""
+    offsets = [getattr(CpuState, name).offset for name, *_ in CpuState._fields_]
+    return [ENGINE_VERSION, ctypes.sizeof(CpuState), ctypes.sizeof(Segment), ctypes.sizeof(Table), *offsets]
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+
+
+class Library:
+    """The loaded library. ``run`` releases the GIL for as long as the guest runs; ``quick`` holds it, for calls that take less time
+    than giving it up and getting it back."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise EngineError(f"the CPU engine {path} is not built: run make, or reinstall pyxen with pip")
+        try:
+            self.run = ctypes.CDLL(str(path))
+            self.quick = ctypes.PyDLL(str(path))
+            _declare(self.run)
+            _declare(self.quick)
+        except (OSError, AttributeError) as error:
+            raise EngineError(f"the CPU engine {path} cannot be used ({error}): rebuild it with make, or reinstall pyxen") from error
+        expected = expected_layout()
+        layout = (c_uint32 * (len(expected) + 1))()
+        count = self.quick.pyxen_layout(layout, len(layout))
+        if count != len(expected) or list(layout)[:count] != expected:
+            raise EngineError(f"the CPU engine {path} is of another pyxen version: rebuild it with make, or reinstall pyxen")
+
+
+_loaded: Library | None = None
+
+
+def load_library() -> Library:
+    """The library, loaded once per process. Raises ``EngineError`` saying what to do."""
+    global _loaded
+    if _loaded is None:
+        _loaded = Library(library_path())
+    return _loaded
