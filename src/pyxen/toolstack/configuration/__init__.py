@@ -2,6 +2,6 @@
 
 from pyxen.toolstack.configuration.domain_config import DomainConfig
 from pyxen.toolstack.configuration.errors import ConfigError, ConfigWarning, Place, UnsupportedError
-from pyxen.toolstack.configuration.syntax import MAX_BYTES, Settings, decode, parse
+from pyxen.toolstack.configuration.syntax import Settings, parse
 
-__all__ = ["MAX_BYTES", "ConfigError", "ConfigWarning", "DomainConfig", "Place", "Settings", "UnsupportedError", "decode", "parse"]
+__all__ = ["ConfigError", "ConfigWarning", "DomainConfig", "Place", "Settings", "UnsupportedError", "parse"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pyxen.toolstack.configuration.errors import ConfigError, Place
 
-#: A configuration is written by hand. What is longer than this, in bytes, is some other file given by mistake.
-MAX_BYTES = 1 << 20
+#: A configuration is written by hand. What is longer than this, in characters, is some other file given by mistake.
+MAX_LENGTH = 1 << 20
 #: vnuma, the deepest list of xl.cfg(5), has two levels.
 MAX_NESTING = 16
 
@@ -113,20 +113,11 @@ def parse(text: str, source: str, into: Settings | None = None) -> Settings:
 
     With ``into``, the assignments are added to those settings, as ``xl create`` does with ``key=value`` from its command line.
     """
+    if len(text) > MAX_LENGTH:
+        raise ConfigError(Place(source), f"this is no configuration file: it is longer than {MAX_LENGTH} characters")
     settings = Settings(source) if into is None else into
     _Parser(text, source, settings).parse()
     return settings
-
-
-def decode(untrusted_data: bytes, source: str) -> str:
-    """The text of a configuration file's bytes. Raises ``ConfigError`` for what can't be one."""
-    if len(untrusted_data) > MAX_BYTES:
-        raise ConfigError(Place(source), f"this is no configuration file: it is longer than {MAX_BYTES >> 20} MiB")
-    try:
-        return untrusted_data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = untrusted_data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(Place(source, line), "this is no text in UTF-8") from None
 
 
 class _Parser:

@@ -1,0 +1,1 @@
+"""The sub-commands of ``xl``, one module for each group."""
