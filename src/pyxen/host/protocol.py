@@ -122,7 +122,7 @@ class CreateRequest:
     """A domain to create: from texts that are parsed one after another (a file, then overrides), or from a mapping."""
 
     texts: list[ConfigText] = field(default_factory=list)
-    config: DomainConfig = field(default_factory=dict)  #: assigned after the texts
+    config: DomainConfig = field(default_factory=dict)  #: instead of texts
     paused: bool = False
     working_directory: str = ""  #: for relative paths in the configuration; empty: they are refused
 

@@ -7,7 +7,7 @@ import contextlib
 import enum
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 from pyxen.hypervisor.dom0_interface import DomainInfo, ShutdownReason
@@ -143,9 +143,9 @@ class DomainRegistry:
             self._reserved_names.discard(name)
             self._reserved_uuids.discard(uuid)
 
-    async def states(self, domid: int, current: LifeState | None) -> AsyncIterator[StateReached]:
-        """The states that the domain is in and passes through, until it is destroyed: begins with what it went through already (shutdown, crash), or
-        else with ``current``. Raises ``ToolstackError`` NOT_FOUND for a domain that never was or is long gone."""
+    async def states(self, domid: int, current: LifeState | None) -> AsyncGenerator[StateReached, None]:
+        """The states that the domain is in and passes through, until it is destroyed: begins with what it went through already (shutdown,
+        crash), or else with ``current``. Raises ``ToolstackError`` NOT_FOUND for a domain that never was or is long gone."""
         record = self._records.get(domid)
         if record is None:
             if domid not in self._departed:

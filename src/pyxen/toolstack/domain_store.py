@@ -15,7 +15,6 @@ from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.domain_record import DOMAIN_0_NAME, DomainRecord
 from pyxen.toolstack.names import uuid_text
 from pyxen.xenstore.errors import StoreError
-from pyxen.xenstore.permissions import NONE, READ, Permission, Permissions
 from pyxen.xenstore.store import Store
 
 #: libxl's LIBXL_XENCONSOLE_LIMIT, in bytes, and protocol.
@@ -64,12 +63,12 @@ def console_backend_path(domid: int) -> str:
     return f"/local/domain/0/backend/console/{domid}/0"
 
 
-def _readable_by(domid: int) -> Permissions:
-    return (Permission(0, NONE), Permission(domid, READ))
+def _readable_by(domid: int) -> list[str]:
+    return ["n0", f"r{domid}"]
 
 
-def _owned_by(domid: int) -> Permissions:
-    return (Permission(domid, NONE),)
+def _owned_by(domid: int) -> list[str]:
+    return [f"n{domid}"]
 
 
 class DomainStore:
@@ -81,14 +80,13 @@ class DomainStore:
     def write_domain_0(self, memory_kib: int, vcpus: int) -> None:
         """What xen-init-dom0 writes."""
         path = domain_path(0)
-        self._write(f"{path}/domid", "0")
-        self._write(f"{path}/name", DOMAIN_0_NAME)
-        self._write(f"{path}/memory/target", str(memory_kib))
-        self._write(f"{path}/memory/static-max", str(memory_kib))
+        self._store.write(f"{path}/domid", "0")
+        self._store.write(f"{path}/name", DOMAIN_0_NAME)
+        self._store.write(f"{path}/memory/target", str(memory_kib))
+        self._store.write(f"{path}/memory/static-max", str(memory_kib))
         for vcpu in range(vcpus):
-            self._write(f"{path}/cpu/{vcpu}/availability", "online")
-        for folder in ("/vm", "/libxl", "/tool"):
-            self._store.mkdir(folder)
+            self._store.write(f"{path}/cpu/{vcpu}/availability", "online")
+        self._store.mkdir("/libxl")
 
     def write_domain(self, record: DomainRecord, console: RingAddress, store: RingAddress) -> None:
         """All entries of a new domain, before it is introduced to the store."""
@@ -99,35 +97,35 @@ class DomainStore:
     def _write_skeleton(self, record: DomainRecord) -> None:
         domid = record.domid
         path, readable = domain_path(domid), _readable_by(domid)
-        self._node(path, "", readable)
-        self._node(vm_path(record.uuid), "", readable)
-        self._node(libxl_path(domid), "", (Permission(0, NONE),))
-        self._write(f"{path}/vm", vm_path(record.uuid))
-        self._write(f"{path}/name", record.name)
+        self._store.write(path, "", readable)
+        self._store.write(vm_path(record.uuid), "", readable)
+        self._store.write(libxl_path(domid), "", ["n0"])
+        self._store.write(f"{path}/vm", vm_path(record.uuid))
+        self._store.write(f"{path}/name", record.name)
         for folder in _READABLE_FOLDERS:
-            self._node(f"{path}/{folder}", "", readable)
+            self._store.write(f"{path}/{folder}", "", readable)
         for node in _WRITABLE_NODES:
-            self._node(f"{path}/{node}", "", _owned_by(domid))
-        self._write(f"{path}/control/platform-feature-multiprocessor-suspend", "1")
-        self._write(f"{path}/control/platform-feature-xs_reset_watches", "1")
-        self._write(f"{vm_path(record.uuid)}/name", record.name)
-        self._write(f"{vm_path(record.uuid)}/uuid", uuid_text(record.uuid))
-        self._write(f"{libxl_path(domid)}/type", "pv")
+            self._store.write(f"{path}/{node}", "", _owned_by(domid))
+        self._store.write(f"{path}/control/platform-feature-multiprocessor-suspend", "1")
+        self._store.write(f"{path}/control/platform-feature-xs_reset_watches", "1")
+        self._store.write(f"{vm_path(record.uuid)}/name", record.name)
+        self._store.write(f"{vm_path(record.uuid)}/uuid", uuid_text(record.uuid))
+        self._store.write(f"{libxl_path(domid)}/type", "pv")
 
     def _write_build_results(self, record: DomainRecord, store: RingAddress) -> None:
         path, config = domain_path(record.domid), record.config
-        self._write(f"{path}/memory/static-max", str(config.maxmem_mib << 10))
-        self._write(f"{path}/memory/target", str(config.memory_mib << 10))
-        self._write(f"{path}/memory/videoram", "0")
-        self._write(f"{path}/domid", str(record.domid))
-        self._write(f"{path}/store/port", str(store.port))
-        self._write(f"{path}/store/ring-ref", str(store.mfn))
+        self._store.write(f"{path}/memory/static-max", str(config.maxmem_mib << 10))
+        self._store.write(f"{path}/memory/target", str(config.memory_mib << 10))
+        self._store.write(f"{path}/memory/videoram", "0")
+        self._store.write(f"{path}/domid", str(record.domid))
+        self._store.write(f"{path}/store/port", str(store.port))
+        self._store.write(f"{path}/store/ring-ref", str(store.mfn))
         for vcpu in range(config.max_vcpus):
-            self._write(f"{path}/cpu/{vcpu}/availability", "online" if vcpu < config.vcpus else "offline")
+            self._store.write(f"{path}/cpu/{vcpu}/availability", "online" if vcpu < config.vcpus else "offline")
         for name, value in _image_entries(config):
-            self._write(f"{vm_path(record.uuid)}/image/{name}", value)
+            self._store.write(f"{vm_path(record.uuid)}/image/{name}", value)
         now = time.time()
-        self._write(f"{vm_path(record.uuid)}/start_time", f"{int(now)}.{int(now * 100) % 100:02d}")
+        self._store.write(f"{vm_path(record.uuid)}/start_time", f"{int(now)}.{int(now * 100) % 100:02d}")
 
     def _write_console(self, domid: int, console: RingAddress) -> None:
         frontend, backend, device = f"{domain_path(domid)}/console", console_backend_path(domid), f"{libxl_path(domid)}/device/console/0"
@@ -139,7 +137,7 @@ class DomainStore:
             ("protocol", _CONSOLE_PROTOCOL),
         ]
         # The guest reads its console's place but must not change it: xenconsoled goes by it.
-        self._node(frontend, "", _readable_by(domid))
+        self._store.write(frontend, "", _readable_by(domid))
         for name, value in (
             ("backend", backend),
             ("backend-id", "0"),
@@ -150,26 +148,39 @@ class DomainStore:
             ("port", str(console.port)),
             ("ring-ref", str(console.mfn)),
         ):
-            self._write(f"{frontend}/{name}", value)
-        self._node(backend, "", _readable_by(domid))
+            self._store.write(f"{frontend}/{name}", value)
+        self._store.write(backend, "", _readable_by(domid))
         for name, value in backend_entries:
-            self._write(f"{backend}/{name}", value)
-        self._write(f"{device}/backend", backend)
+            self._store.write(f"{backend}/{name}", value)
+        self._store.write(f"{device}/backend", backend)
         for name, value in backend_entries:
-            self._write(f"{device}/{name}", value)
+            self._store.write(f"{device}/{name}", value)
 
     def set_console_terminal(self, domid: int, path: str) -> None:
-        self._write(f"{domain_path(domid)}/console/tty", path)
+        self._store.write(f"{domain_path(domid)}/console/tty", path)
 
     def remove_domain(self, domid: int, uuid: bytes) -> None:
         """Everything that ``write_domain`` and the guest wrote."""
         for path in (domain_path(domid), vm_path(uuid), libxl_path(domid), f"/local/domain/0/backend/console/{domid}"):
             with contextlib.suppress(StoreError):
-                self._store.remove(path)
+                self._store.rm(path)
+
+    def introduce(self, domid: int, ring: RingAddress) -> None:
+        """From now on the guest can talk to the store."""
+        self._store.introduce(domid, ring.mfn, ring.port)
+
+    def release(self, domid: int) -> None:
+        """The guest's connection, watches and nodes go. No effect on a domain that was not introduced."""
+        with contextlib.suppress(StoreError):
+            self._store.release_domain(domid)
+
+    def check_domains(self) -> None:
+        """Some domain shut down or died: the store tells those who watch @releaseDomain."""
+        self._store.check_domains()
 
     def rename(self, record: DomainRecord, name: str) -> None:
-        self._write(f"{domain_path(record.domid)}/name", name)
-        self._write(f"{vm_path(record.uuid)}/name", name)
+        self._store.write(f"{domain_path(record.domid)}/name", name)
+        self._store.write(f"{vm_path(record.uuid)}/name", name)
 
     def memory_target(self, domid: int) -> int | None:
         """KiB."""
@@ -180,50 +191,37 @@ class DomainStore:
         return self._number(f"{domain_path(domid)}/memory/static-max")
 
     def set_memory_target(self, domid: int, kib: int) -> None:
-        self._write(f"{domain_path(domid)}/memory/target", str(kib))
+        self._store.write(f"{domain_path(domid)}/memory/target", str(kib))
 
     def set_memory_static_max(self, domid: int, kib: int) -> None:
-        self._write(f"{domain_path(domid)}/memory/static-max", str(kib))
+        self._store.write(f"{domain_path(domid)}/memory/static-max", str(kib))
 
     def request_shutdown(self, domid: int, request: str) -> None:
         """``request``: poweroff, reboot, suspend, halt. The guest answers by emptying the node."""
-        self._write(f"{domain_path(domid)}/control/shutdown", request)
+        self._store.write(f"{domain_path(domid)}/control/shutdown", request)
 
     def shutdown_is_acknowledged(self, domid: int) -> bool:
-        return not self._read(f"{domain_path(domid)}/control/shutdown")
+        return not self._store.get(f"{domain_path(domid)}/control/shutdown")
 
     def withdraw_shutdown(self, domid: int) -> None:
         """The guest did not answer: what it never saw must not take effect later."""
-        self._write(f"{domain_path(domid)}/control/shutdown", "")
+        self._store.write(f"{domain_path(domid)}/control/shutdown", "")
 
     @contextlib.contextmanager
     def watching_shutdown(self, domid: int, changed: Callable[[], None]) -> Iterator[None]:
         """``changed`` is called when the guest answers."""
-        stop = self._store.watch(f"{domain_path(domid)}/control/shutdown", lambda _path: changed())
+        stop = self._store.watch(f"{domain_path(domid)}/control/shutdown", "toolstack", lambda _path, _token: changed())
         try:
             yield
         finally:
             stop()
 
     def request_sysrq(self, domid: int, key: str) -> None:
-        self._write(f"{domain_path(domid)}/control/sysrq", key)
-
-    def _node(self, path: str, value: str, permissions: Permissions) -> None:
-        self._write(path, value)
-        self._store.set_permissions(path, permissions)
-
-    def _write(self, path: str, value: str) -> None:
-        self._store.write(path, value.encode())
-
-    def _read(self, path: str) -> str | None:
-        try:
-            return self._store.read(path).decode("utf-8", "replace")
-        except StoreError:
-            return None
+        self._store.write(f"{domain_path(domid)}/control/sysrq", key)
 
     def _number(self, path: str) -> int | None:
-        untrusted_text = self._read(path)
-        return int(untrusted_text) if untrusted_text is not None and untrusted_text.isascii() and untrusted_text.isdigit() else None
+        untrusted_text = self._store.get(path)
+        return int(untrusted_text) if untrusted_text.isascii() and untrusted_text.isdigit() and len(untrusted_text) < 20 else None
 
 
 def _image_entries(config: DomainConfig) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,180 @@
+"""The host process: one machine with its hypervisor, Domain 0 around it, and the control server in front."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import fcntl
+import logging
+import logging.handlers
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from pyxen.backends.console import ConsoleBackend
+from pyxen.engine.interface import EngineFactory
+from pyxen.host import protocol
+from pyxen.host.control_server import ControlServer, MethodTable
+from pyxen.host.package_version import package_version
+from pyxen.host.runtime_directory import RuntimeDirectory
+from pyxen.host.service import HostService, describe_fault
+from pyxen.host.trace_stream import TraceStreams
+from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.domain_store import DomainStore
+from pyxen.toolstack.inventory import Inventory
+from pyxen.toolstack.lifecycle import Toolstack
+from pyxen.xenstore.daemon import Daemon
+from pyxen.xenstore.guest_link import HypercallConnector
+from pyxen.xenstore.socket_server import SocketServer
+from pyxen.xenstore.store import Store
+
+_logger = logging.getLogger(__name__)
+
+_PR_SET_NO_NEW_PRIVS = 38
+_PAGE_KIB = 4
+_LOG_BYTES = 2 << 20
+_LOG_TAIL_BYTES = 4 << 20
+#: How long a new host waits for one that is just stopping, in seconds.
+_PREDECESSOR_TIMEOUT = 20.0
+
+
+class HostStartError(Exception):
+    """The host can't start; ``str()`` is one line for the user."""
+
+
+class HostLock:
+    """The lock of a run-time folder: whoever holds it is its host. The kernel drops it when the process dies."""
+
+    def __init__(self, runtime: RuntimeDirectory) -> None:
+        self._descriptor = os.open(runtime.host_pid, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + _PREDECESSOR_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(self._descriptor)
+                    raise HostStartError(f"a host process runs already for {runtime.path}") from None
+                time.sleep(0.05)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class HostProcess:
+    """Everything that lives as long as the process. ``run`` returns after a clean stop."""
+
+    def __init__(self, runtime: RuntimeDirectory, engine_factory: EngineFactory, memory_bytes: int) -> None:
+        self._runtime = runtime
+        self._engine_factory = engine_factory
+        self._memory_bytes = memory_bytes
+        self._started_at = time.time()
+        self._stopping = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Start everything, call ``ready``, serve until ``host.stop`` or a signal, and take everything down again.
+
+        Raises ``HostStartError``, ``EngineError`` and ``OSError`` when it can't start; then nothing is left either.
+        """
+        drop_privileges()
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as undo:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.add_signal_handler(number, self._stopping.set)
+            hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes)
+            undo.callback(hypervisor.close)
+            self._hypervisor = hypervisor
+            toolstack, inventory = await self._start_domain_0(loop, undo)
+            server = self._control_server(toolstack, inventory)
+            undo.push_async_callback(server.close)
+            undo.callback(self._runtime.host_socket.unlink, missing_ok=True)
+            await server.listen(self._runtime.host_socket)
+            _logger.info("ready; process %d, machine memory %d MiB", os.getpid(), self._memory_bytes >> 20)
+            ready()
+            await self._stopping.wait()
+            _logger.info("stopping")
+            await toolstack.close()
+
+    async def _start_domain_0(self, loop: asyncio.AbstractEventLoop, undo: AsyncExitStack) -> tuple[Toolstack, Inventory]:
+        """The store, the console backend and the toolstack."""
+        dom0 = self._hypervisor.dom0
+        daemon = Daemon(loop, HypercallConnector(dom0, loop.call_soon_threadsafe))
+        undo.callback(daemon.close)
+        store = DomainStore(Store(daemon))
+        physical = dom0.physical_info()
+        store.write_domain_0(physical.total_pages * _PAGE_KIB, physical.nr_cpus)
+        socket_server = SocketServer(daemon, self._runtime.store_socket)
+        await socket_server.start()
+        undo.push_async_callback(socket_server.stop)
+        consoles = ConsoleBackend(dom0, loop, self._runtime.console_links, self._runtime.logs)
+        undo.callback(consoles.close)
+        toolstack = Toolstack(dom0, store, consoles, self._runtime.dumps)
+        toolstack.start()
+        return toolstack, Inventory(dom0, toolstack.registry, store)
+
+    def _control_server(self, toolstack: Toolstack, inventory: Inventory) -> ControlServer:
+        hypervisor = self._hypervisor
+        table = MethodTable()
+        HostService(hypervisor.dom0, toolstack, inventory, TraceStreams(hypervisor.hooks), hypervisor.engine.name).register(table)
+        table.call(protocol.HOST_STATUS, self._status)
+        table.call(protocol.HOST_STOP, self._stop)
+        table.call(protocol.HOST_LOGS, self._logs)
+        self._toolstack = toolstack
+        return ControlServer(table, describe_fault)
+
+    async def _status(self, _: protocol.Nothing) -> protocol.HostStatus:
+        physical = self._hypervisor.dom0.physical_info()
+        return protocol.HostStatus(
+            pid=os.getpid(),
+            version=package_version(),
+            started_at=self._started_at,
+            runtime_directory=str(self._runtime.path),
+            engine=self._hypervisor.engine.name,
+            memory_bytes=self._memory_bytes,
+            free_bytes=physical.free_pages * _PAGE_KIB << 10,
+            domains=len(self._toolstack.registry),
+        )
+
+    async def _stop(self, _: protocol.Nothing) -> protocol.Nothing:
+        # From here on new clients find no socket, and start a host of their own, which waits for our lock.
+        self._runtime.host_socket.unlink(missing_ok=True)
+        await self._toolstack.close()
+        self._stopping.set()
+        return protocol.Nothing()
+
+    async def _logs(self, request: protocol.LogRequest) -> protocol.Text:
+        return protocol.Text(await asyncio.to_thread(_last_lines, self._runtime.host_log, request.lines))
+
+
+def _last_lines(path: Path, count: int) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[-count:] if count > 0 else lines)
+
+
+def drop_privileges() -> None:
+    """Nothing that this process executes ever gets more rights than it has. Raises ``HostStartError``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise HostStartError(f"prctl(PR_SET_NO_NEW_PRIVS): {os.strerror(ctypes.get_errno() or errno.EPERM)}")
+
+
+def configure_logging(runtime: RuntimeDirectory) -> None:
+    """To the host's log file, of bounded size; the file before it is kept."""
+    handler = logging.handlers.RotatingFileHandler(runtime.host_log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

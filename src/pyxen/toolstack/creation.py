@@ -1,0 +1,150 @@
+"""Making a domain, step by step, and undoing every step when a later one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pyxen.backends.console import ConsoleBackend
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
+from pyxen.toolstack import cpu_affinity, names
+from pyxen.toolstack.builder import (
+    BuilderError,
+    BuildResult,
+    HostMemoryError,
+    build_pv_domain,
+    open_kernel,
+    open_ramdisk,
+    plan_pv_domain,
+)
+from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState
+from pyxen.toolstack.domain_store import DomainStore, RingAddress
+from pyxen.toolstack.errors import Fault, ToolstackError
+from pyxen.xenstore.errors import StoreError
+
+#: Called with what is being done, on any thread.
+StageReport = Callable[[str], None]
+
+
+def with_absolute_paths(config: DomainConfig, working_directory: str) -> DomainConfig:
+    """The configuration with its file names made absolute. Raises ``ToolstackError`` for a relative one without a folder."""
+    return dataclasses.replace(
+        config, kernel=_absolute(config.kernel, working_directory), ramdisk=_absolute(config.ramdisk, working_directory)
+    )
+
+
+def _absolute(path: str, working_directory: str) -> str:
+    if not path or os.path.isabs(path):
+        return path
+    if not os.path.isabs(working_directory):
+        raise ToolstackError(f"the path {path!a} is relative, and it is not known to which folder", Fault.INVALID)
+    return os.path.normpath(os.path.join(working_directory, path))
+
+
+class DomainCreator:
+    """Creates domains. Belongs to the event loop's thread; what takes long runs in worker threads."""
+
+    def __init__(self, dom0: Dom0Hypercalls, registry: DomainRegistry, store: DomainStore, consoles: ConsoleBackend) -> None:
+        self._dom0 = dom0
+        self._registry = registry
+        self._store = store
+        self._consoles = consoles
+
+    async def create(self, config: DomainConfig, *, paused: bool, report: StageReport) -> DomainRecord:
+        """Make a domain, and let it run unless ``paused``. Raises ``ToolstackError``, and then nothing of it is left."""
+        config.require_supported()
+        names.check_name(config.name)
+        uuid = names.uuid_bytes(config.uuid) if config.uuid is not None else names.random_uuid()
+        self._registry.check_free(config.name, uuid)
+        try:
+            with self._registry.reserved(config.name, uuid):
+                return await self._create(config, uuid, paused, report)
+        except HostMemoryError as error:
+            raise ToolstackError(str(error), Fault.RESOURCE) from error
+        except BuilderError as error:
+            raise ToolstackError(str(error), Fault.INVALID) from error
+        except HypercallError as error:
+            fault = Fault.RESOURCE if error.errno in (errno.ENOMEM, errno.ENOSPC) else Fault.INVALID
+            raise ToolstackError(f"domain {config.name} can't be created: {error}", fault) from error
+        except StoreError as error:
+            raise ToolstackError(f"domain {config.name} can't be created: store: {error}", Fault.RESOURCE) from error
+        except OSError as error:
+            raise ToolstackError(f"domain {config.name} can't be created: {error}", Fault.RESOURCE) from error
+
+    async def _create(self, config: DomainConfig, uuid: bytes, paused: bool, report: StageReport) -> DomainRecord:
+        async with contextlib.AsyncExitStack() as undo:
+            domid, built = await self._build(config, uuid, report, undo)
+            record = DomainRecord(domid, config.name, uuid, config, next_config=config)
+            self._registry.add(record)
+            undo.callback(self._registry.remove, record)
+            self._connect(record, built, undo)
+            if not paused:
+                self._dom0.unpause_domain(domid)
+            record.built = True
+            record.reach(LifeState.PAUSED if paused else LifeState.RUNNING)
+            undo.pop_all()
+            return record
+
+    async def _build(
+        self, config: DomainConfig, uuid: bytes, report: StageReport, undo: contextlib.AsyncExitStack
+    ) -> tuple[int, BuildResult]:
+        """Everything that needs no store. In a worker thread: unpacking a kernel takes a second or more."""
+        builder = _DomainBuilder(self._dom0, config, uuid, report)
+        undo.push_async_callback(asyncio.to_thread, builder.undo)
+        # Cancelled or not, the thread goes on to its end: only then may its work be undone.
+        work = asyncio.create_task(asyncio.to_thread(builder.build))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+    def _connect(self, record: DomainRecord, built: BuildResult, undo: contextlib.AsyncExitStack) -> None:
+        console = RingAddress(built.console_mfn, built.console_port)
+        store = RingAddress(built.store_mfn, built.store_port)
+        undo.callback(self._store.remove_domain, record.domid, record.uuid)
+        self._store.write_domain(record, console, store)
+        undo.callback(self._consoles.disconnect, record.domid)
+        guest_console = self._consoles.connect(record.domid, record.name, console.mfn, console.port)
+        self._store.set_console_terminal(record.domid, str(guest_console.terminal_path))
+        undo.callback(self._store.release, record.domid)
+        self._store.introduce(record.domid, store)
+
+
+class _DomainBuilder:
+    """The part of a creation that runs in a worker thread."""
+
+    def __init__(self, dom0: Dom0Hypercalls, config: DomainConfig, uuid: bytes, report: StageReport) -> None:
+        self._dom0 = dom0
+        self._config = config
+        self._uuid = uuid
+        self._report = report
+        self._domid: int | None = None
+
+    def build(self) -> tuple[int, BuildResult]:
+        config, dom0 = self._config, self._dom0
+        self._report("reading the kernel")
+        kernel = open_kernel(Path(config.kernel))
+        ramdisk = open_ramdisk(Path(config.ramdisk)) if config.ramdisk else None
+        plan = plan_pv_domain(kernel, ramdisk, config.command_line, config.memory_mib << 10)
+        self._report("building the domain")
+        domid = self._domid = dom0.create_domain(
+            kind=config.type,
+            handle=self._uuid,
+            max_vcpus=config.max_vcpus,
+            max_evtchn_port=config.max_event_channels,
+            max_grant_frames=config.max_grant_frames,
+        )
+        cpu_affinity.apply(dom0, domid, config)
+        return domid, build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
+
+    def undo(self) -> None:
+        if self._domid is not None:
+            with contextlib.suppress(HypercallError):
+                self._dom0.destroy_domain(self._domid)

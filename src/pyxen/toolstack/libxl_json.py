@@ -1,0 +1,50 @@
+"""A domain's configuration in libxl's JSON: what ``xl list -l`` and ``xl create -n`` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyxen.toolstack.configuration import DomainConfig
+
+
+def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
+    """``libxl_domain_config`` as libxl prints it: without what has libxl's own default. Memory in KiB."""
+    result: dict[str, Any] = {"c_info": _creation(config, uuid), "b_info": _build(config)}
+    for event in ("poweroff", "reboot", "watchdog", "crash", "soft_reset"):
+        result[f"on_{event}"] = str(getattr(config, f"on_{event}")).replace("-", "_")
+    return result
+
+
+def _creation(config: DomainConfig, uuid: str) -> dict[str, Any]:
+    return {"type": config.type, "name": config.name, "uuid": uuid, "run_hotplug_scripts": "True"}
+
+
+def _build(config: DomainConfig) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "max_vcpus": config.max_vcpus,
+        "avail_vcpus": list(range(config.vcpus)),
+        "max_memkb": config.maxmem_mib << 10,
+        "target_memkb": config.memory_mib << 10,
+        "sched_params": _scheduling(config),
+        "event_channels": config.max_event_channels,
+        "max_grant_frames": config.max_grant_frames,
+        "max_maptrack_frames": config.max_maptrack_frames,
+        "kernel": config.kernel,
+    }
+    if config.command_line:
+        result["cmdline"] = config.command_line
+    if config.ramdisk:
+        result["ramdisk"] = config.ramdisk
+    result["type.pv"] = {}
+    result["arch_arm"] = {}
+    result["arch_x86"] = {}
+    return result
+
+
+def _scheduling(config: DomainConfig) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    if config.cpu_weight != 256:
+        parameters["weight"] = config.cpu_weight
+    if config.cap:
+        parameters["cap"] = config.cap
+    return parameters

@@ -1,0 +1,216 @@
+"""The life of the domains on this host: create, pause, shut down, restart, rename, destroy.
+
+Everything belongs to the event loop's thread. Methods take domain ids that ``resolve`` gave; those of Domain 0 and of unknown
+domains are refused with a ``ToolstackError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from pyxen.backends.console import ConsoleBackend, GuestConsole
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
+from pyxen.toolstack import guest_control, memory_limits, names
+from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.creation import DomainCreator, StageReport
+from pyxen.toolstack.death_actions import DeathActions
+from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState, StateReached, reason_name, state_of
+from pyxen.toolstack.domain_store import DomainStore
+from pyxen.toolstack.errors import Fault, ToolstackError
+
+_logger = logging.getLogger(__name__)
+
+
+class Toolstack:
+    """All domains of one host. ``start`` it before use, ``close`` it in the end."""
+
+    def __init__(self, dom0: Dom0Hypercalls, store: DomainStore, consoles: ConsoleBackend, dumps: Path) -> None:
+        self.registry = DomainRegistry()
+        self._dom0 = dom0
+        self._store = store
+        self._consoles = consoles
+        self._creator = DomainCreator(dom0, self.registry, store, consoles)
+        self._actions = DeathActions(dom0, self, dumps)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._creations = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch for domains that shut down."""
+        loop = asyncio.get_running_loop()
+
+        def exception() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the host is going down
+                loop.call_soon_threadsafe(self.check_domains)
+
+        self._unsubscribe = self._dom0.subscribe_domain_exceptions(exception)
+
+    async def close(self) -> None:
+        """Destroy every domain and forget everything. New ones are refused from now on."""
+        self._closing = True
+        await self._idle.wait()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self.destroy(record.domid) for record in self.registry), return_exceptions=True)
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+
+    # -- creation and destruction -------------------------------------------------------------------------------------
+    async def create(self, config: DomainConfig, *, paused: bool = False, report: StageReport = lambda _: None) -> DomainRecord:
+        """Make a domain. Raises ``ToolstackError``, and then nothing of it is left."""
+        if self._closing:
+            raise ToolstackError("the host is stopping", Fault.STATE)
+        self._creations += 1
+        self._idle.clear()
+        try:
+            return await self._creator.create(config, paused=paused, report=report)
+        finally:
+            self._creations -= 1
+            if not self._creations:
+                self._idle.set()
+
+    async def destroy(self, domid: int) -> None:
+        """Stop the domain at once, whatever it does, and free all that it had."""
+        record = self._guest(domid)
+        if record.destruction is None:
+            record.destruction = asyncio.create_task(self._destroy(record))
+        # Shielded: several may wait for the one destruction.
+        await asyncio.shield(record.destruction)
+
+    async def _destroy(self, record: DomainRecord) -> None:
+        domid = record.domid
+        with contextlib.suppress(HypercallError):
+            self._dom0.pause_domain(domid)
+        self._consoles.disconnect(domid)
+        self._store.release(domid)
+        try:
+            await asyncio.to_thread(self._dom0.destroy_domain, domid)
+        except HypercallError as error:
+            if error.errno != errno.ESRCH:
+                raise
+        finally:
+            self._store.remove_domain(domid, record.uuid)
+            record.reach(LifeState.DESTROYED)
+            self.registry.remove(record)
+
+    async def restart(self, record: DomainRecord) -> None:
+        """Destroy the domain and make it anew, under another id, with the configuration for its next start."""
+        uuid = record.next_config.uuid
+        with self.registry.reserved(record.name, record.uuid):
+            await self.destroy(record.domid)
+        await self.create(dataclasses.replace(record.next_config, name=record.name, uuid=uuid))
+
+    async def restart_renamed(self, record: DomainRecord, old_name: str) -> None:
+        """Keep the dead domain under ``old_name`` and make a new one under its name."""
+        name = record.name
+        names.check_name(old_name)
+        self.registry.check_free(old_name, None)
+        self._set_name(record, old_name)
+        await self.create(dataclasses.replace(record.next_config, name=name, uuid=None))
+
+    # -- running domains ------------------------------------------------------------------------------------------------
+    def pause(self, domid: int) -> None:
+        record = self._guest(domid)
+        self._dom0.pause_domain(domid)
+        record.reach(LifeState.PAUSED)
+
+    def unpause(self, domid: int) -> None:
+        record = self._guest(domid)
+        self._dom0.unpause_domain(domid)
+        record.reach(state_of(self._dom0.domain_info(domid)))
+
+    async def shutdown(self, domid: int, request: str) -> None:
+        """Ask the guest's kernel for "poweroff" or "reboot"; returns when it took note. Raises ``ToolstackError``."""
+        await guest_control.request_shutdown(self._dom0, self._store, self._guest(domid), request)
+
+    def sysrq(self, domid: int, key: str) -> None:
+        guest_control.request_sysrq(self._store, self._guest(domid), key)
+
+    def trigger(self, domid: int, trigger: str, vcpu: int) -> None:
+        """An event of ``xl trigger``. All but "nmi" are ACPI's, which PV domains do not have."""
+        record = self._guest(domid)
+        if trigger == "nmi":
+            self._dom0.send_nmi(domid, vcpu)
+        elif trigger in ("reset", "init", "power", "sleep", "s3resume"):
+            raise ToolstackError(f"trigger {trigger} is for fully virtualised domains; {record.name} is a PV domain", Fault.UNSUPPORTED)
+        else:
+            raise ToolstackError(f"{trigger!a} is no trigger; it is one of nmi, reset, init, power, sleep, s3resume", Fault.INVALID)
+
+    def rename(self, domid: int, untrusted_name: str) -> None:
+        record = self._guest(domid)
+        name = names.check_name(untrusted_name)
+        if name != record.name:
+            self.registry.check_free(name, None)
+            self._set_name(record, name)
+
+    def _set_name(self, record: DomainRecord, name: str) -> None:
+        self._store.rename(record, name)
+        record.name = name
+
+    def set_memory_target(self, domid: int, kib: int) -> None:
+        memory_limits.set_target(self._dom0, self._store, self._guest(domid), kib)
+
+    def set_memory_maximum(self, domid: int, kib: int) -> None:
+        memory_limits.set_maximum(self._dom0, self._store, self._guest(domid), kib)
+
+    def set_next_config(self, domid: int, config: DomainConfig) -> None:
+        """The configuration for the domain's next start (``xl config-update``)."""
+        self._guest(domid).next_config = config
+
+    def console(self, domid: int) -> GuestConsole:
+        record = self._guest(domid)
+        console = self._consoles.find(domid)
+        if console is None:
+            raise ToolstackError(f"domain {record.name} has no console any more", Fault.STATE)
+        return console
+
+    async def states(self, domid: int) -> AsyncGenerator[StateReached, None]:
+        """The states that the domain goes through, from now to its end. See ``DomainRegistry.states``."""
+        current = None
+        with contextlib.suppress(HypercallError):
+            current = state_of(self._dom0.domain_info(domid))
+        async for reached in self.registry.states(domid, current):
+            yield reached
+
+    # -- death -----------------------------------------------------------------------------------------------------------
+    def check_domains(self) -> None:
+        """Find the domains that shut down since the last time, and do what their configurations say."""
+        self._store.check_domains()
+        for record in self.registry:
+            if record.built and not record.shutdown_seen and record.destruction is None:
+                self._check(record)
+
+    def _check(self, record: DomainRecord) -> None:
+        try:
+            info = self._dom0.domain_info(record.domid)
+        except HypercallError:
+            self._spawn(self.destroy(record.domid))
+            return
+        if not info.shutdown or info.shutdown_reason is None:
+            return
+        record.shutdown_seen = True
+        record.shutdown_reason = reason_name(info.shutdown_reason)
+        record.crash_cause = info.crash_cause
+        record.reach(state_of(info))
+        self._spawn(self._actions.perform(record, info.shutdown_reason))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _guest(self, domid: int) -> DomainRecord:
+        if domid == 0:
+            raise ToolstackError("not possible for Domain-0", Fault.INVALID)
+        return self.registry.get(domid)
