@@ -124,14 +124,14 @@ class FakeMachine:
 
     def read(self, address: int, size: int) -> bytes:
         """Guest memory at a virtual address."""
-        content = b""
+        pieces = []
         while size:
             translation = self.translate(address)
             assert translation is not None, f"{address:#x} is not mapped"
             piece = min(size, PAGE - address % PAGE)
-            content += self.memory[translation.mfn, address % PAGE : address % PAGE + piece].tobytes()
+            pieces.append(self.memory[translation.mfn, address % PAGE : address % PAGE + piece].tobytes())
             address, size = address + piece, size - piece
-        return content
+        return b"".join(pieces)
 
     def pfn_content(self, pfn: int) -> bytes:
         return self.memory[int(self.given[pfn])].tobytes()

@@ -169,21 +169,24 @@ def _unlzop(data: memoryview, output: _Output) -> None:
         ) from None
     reader = _LzopReader(data)
     flags = _lzop_flags(reader)
-    checksums_of_data = 4 * (bool(flags & _LZOP_ADLER32_D) + bool(flags & _LZOP_CRC32_D))
+    checksums = [function for bit, function in ((_LZOP_ADLER32_D, zlib.adler32), (_LZOP_CRC32_D, zlib.crc32)) if flags & bit]
     checksums_of_packed = 4 * (bool(flags & _LZOP_ADLER32_C) + bool(flags & _LZOP_CRC32_C))
     while (size := reader.number(4)) != 0:
         packed_size = reader.number(4)
         if size > _LZOP_BLOCK_LIMIT or packed_size > size:
             raise KernelFormatError("corrupt: its LZO data have a block of impossible size")
-        reader.take(checksums_of_data)
+        expected = [reader.number(4) for _ in checksums]
         if packed_size == size:
-            output.add(bytes(reader.take(size)))
-            continue
-        reader.take(checksums_of_packed)
-        try:
-            output.add(lzokay.decompress(bytes(reader.take(packed_size)), size))
-        except lzokay.LzokayError as error:
-            raise KernelFormatError(f"corrupt LZO data ({type(error).__name__})") from None
+            block = bytes(reader.take(size))
+        else:
+            reader.take(checksums_of_packed)
+            try:
+                block = lzokay.decompress(bytes(reader.take(packed_size)), size)
+            except lzokay.LzokayError as error:
+                raise KernelFormatError(f"its lzo data are corrupt ({type(error).__name__})") from None
+        if [checksum(block) for checksum in checksums] != expected:
+            raise KernelFormatError("its lzo data are corrupt (a checksum does not match)")
+        output.add(block)
 
 
 #: Magic -> name, function.

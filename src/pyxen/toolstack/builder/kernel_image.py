@@ -123,12 +123,23 @@ def _unwrap(data: memoryview, cache: KernelCache) -> memoryview:
         if data[:4] == ELF_MAGIC:
             return data
         _check_recognised(data)
-        if is_bz_image(data):
-            data = payload_of(data)
-        else:
-            packed = data
-            data = cache.unpacked(packed, lambda packed=packed: decompress(packed, UNPACKED_LIMIT))  # type: ignore[misc]
+        data = _unpack_payload(payload_of(data), cache) if is_bz_image(data) else _unpack(data, cache)
     raise KernelFormatError(f"packed more than {_WRAPPER_LIMIT} times")
+
+
+def _unpack(packed: memoryview, cache: KernelCache) -> memoryview:
+    return cache.unpacked(packed, lambda: decompress(packed, UNPACKED_LIMIT))
+
+
+def _unpack_payload(payload: memoryview, cache: KernelCache) -> memoryview:
+    """What is in a bzImage. Its last four bytes are the unpacked size, the only check that some of the compressions have."""
+    if payload[:4] == ELF_MAGIC or compression_of(payload) is None:
+        return payload
+    data = _unpack(payload, cache)
+    size = int.from_bytes(payload[-4:], "little")
+    if len(data) != size:
+        raise KernelFormatError(f"corrupt: its payload should unpack to {size} bytes and unpacks to {len(data)}")
+    return data
 
 
 def _check_recognised(data: memoryview) -> None:
