@@ -28,11 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
     except (CommandFailed, HostError, TimeoutError) as error:
         context.message(str(error))
         return error.status if isinstance(error, CommandFailed) else EXIT_FAILURE
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (xl list | head). Python would complain about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        if context.verbose:
+            raise
+        context.message(f"xl: internal error: {error!r}; more with xl -v")
         return EXIT_FAILURE
 
 

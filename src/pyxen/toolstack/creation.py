@@ -40,6 +40,7 @@ def with_absolute_paths(config: DomainConfig, working_directory: str) -> DomainC
 
 
 def _absolute(path: str, working_directory: str) -> str:
+    path = os.path.expanduser(path)
     if not path or os.path.isabs(path):
         return path
     if not os.path.isabs(working_directory):
