@@ -62,6 +62,7 @@ def main() -> int:
 
 
 def _serve(arguments: argparse.Namespace, readiness: _Readiness) -> None:
+    os.umask(0o077)
     runtime = RuntimeDirectory(arguments.runtime_dir)
     runtime.prepare()
     memory_bytes = check_machine_bytes(arguments.memory) if arguments.memory is not None else default_machine_bytes()

@@ -19,6 +19,7 @@ from pyxen.backends.console import ConsoleBackend
 from pyxen.engine.interface import EngineFactory
 from pyxen.host import protocol
 from pyxen.host.control_server import ControlServer, MethodTable
+from pyxen.host.hypervisor_log import HypervisorLog
 from pyxen.host.package_version import package_version
 from pyxen.host.runtime_directory import RuntimeDirectory
 from pyxen.host.service import HostService, describe_fault
@@ -91,6 +92,10 @@ class HostProcess:
             hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes)
             undo.callback(hypervisor.close)
             self._hypervisor = hypervisor
+            log = HypervisorLog(self._runtime.hypervisor_log)
+            undo.callback(log.close)
+            log.write(hypervisor.console.read().rstrip())
+            hypervisor.console.sink = log.write
             toolstack, inventory = await self._start_domain_0(loop, undo)
             server = self._control_server(toolstack, inventory)
             undo.push_async_callback(server.close)

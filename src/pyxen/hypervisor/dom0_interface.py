@@ -200,6 +200,9 @@ class Dom0Hypercalls(Protocol):
 
     def shared_info_frame(self, domid: int) -> int: ...
 
+    def memory_list(self, domid: int) -> Sequence[int]:
+        """XEN_DOMCTL_getmemlist: the MFNs of all frames that the domain owns, in ascending order."""
+
     # -- event channels (Domain 0's end; ports are Domain 0's unless said) ------------------------------------------
     def evtchn_alloc_unbound(self, domid: int, remote_domid: int) -> int:
         """EVTCHNOP_alloc_unbound on behalf of ``domid``. -> port of ``domid``, to which ``remote_domid`` may bind."""
