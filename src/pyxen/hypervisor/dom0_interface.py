@@ -13,11 +13,17 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 DOMID_SELF = 0x7FF0
+
+#: An array of MFNs.
+Frames = npt.NDArray[np.uint64]
 
 
 class HypercallError(Exception):
@@ -182,8 +188,8 @@ class Dom0Hypercalls(Protocol):
         """XEN_SYSCTL_debug_keys: the answer goes to the hypervisor's log."""
 
     # -- memory ---------------------------------------------------------------------------------------------------
-    def populate_physmap(self, domid: int, count: int) -> Sequence[int]:
-        """XENMEM_populate_physmap: give the domain ``count`` more zeroed frames. -> their MFNs (a numpy array of uint64). ENOMEM when the
+    def populate_physmap(self, domid: int, count: int) -> Frames:
+        """XENMEM_populate_physmap: give the domain ``count`` more zeroed frames. -> their MFNs. ENOMEM when the
         host has not enough free frames or the domain's maximum would be passed; then nothing was given."""
 
     def map_foreign(self, domid: int, mfn: int) -> memoryview:
@@ -192,15 +198,15 @@ class Dom0Hypercalls(Protocol):
 
     def unmap_foreign(self, domid: int, mfn: int) -> None: ...
 
-    def write_foreign(self, domid: int, mfns: Sequence[int], data: bytes | memoryview) -> None:
+    def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
         """Copy ``data`` to the start of consecutive frames ``mfns`` (bulk form of map_foreign, for loading kernels and ramdisks)."""
 
-    def set_p2m(self, domid: int, mfns: Sequence[int]) -> None:
+    def set_p2m(self, domid: int, mfns: Frames) -> None:
         """The M2P entries for a PV domain under construction: pfn i is frame mfns[i] (MMU_MACHPHYS_UPDATE, in bulk)."""
 
     def shared_info_frame(self, domid: int) -> int: ...
 
-    def memory_list(self, domid: int) -> Sequence[int]:
+    def memory_list(self, domid: int) -> Frames:
         """XEN_DOMCTL_getmemlist: the MFNs of all frames that the domain owns, in ascending order."""
 
     # -- event channels (Domain 0's end; ports are Domain 0's unless said) ------------------------------------------

@@ -1,0 +1,374 @@
+"""Domain 0's privileged hypercalls (see ``dom0_interface``), on the hypervisor's own objects."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to_cr3
+from pyxen.hypervisor import debug_keys, vcpu_context
+from pyxen.hypervisor.dom0_interface import (
+    DomainInfo,
+    GuestRegisters,
+    HypercallError,
+    PhysicalInfo,
+    ShutdownReason,
+    VcpuInfo,
+    XenVersion,
+)
+from pyxen.hypervisor.frame_table import L4
+from pyxen.hypervisor.machine_memory import Frames
+from pyxen.hypervisor.xen_version import VERSION
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+    from pyxen.hypervisor.hypervisor import Hypervisor
+    from pyxen.hypervisor.vcpu import Vcpu
+
+MAX_VCPUS = 16
+JOIN_TIMEOUT_S = 10.0
+
+
+class Dom0:
+    """Implements ``Dom0Hypercalls``. Every method takes the hypervisor lock itself."""
+
+    def __init__(self, hypervisor: Hypervisor) -> None:
+        self._hypervisor = hypervisor
+        self._lock = hypervisor.lock
+        self._affinity: dict[tuple[int, int], tuple[frozenset[int] | None, frozenset[int] | None]] = {}
+
+    @contextmanager
+    def _guest(self, domid: int) -> Iterator[Domain]:
+        """The domain, with the lock held. ESRCH; EINVAL for Domain 0 itself."""
+        with self._lock:
+            domain = self._hypervisor.domain(domid)
+            if not domid:
+                raise HypercallError(errno.EINVAL, "Domain 0 can't do that to itself")
+            yield domain
+
+    # -- domctl --------------------------------------------------------------------------------------------------------
+    def create_domain(self, *, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int = 1023, max_grant_frames: int = 64) -> int:
+        """XEN_DOMCTL_createdomain."""
+        if kind != "pv":
+            raise HypercallError(errno.EOPNOTSUPP, f"domains of type {kind} are not supported yet")
+        if len(handle) != 16 or not 1 <= max_vcpus <= MAX_VCPUS or max_evtchn_port < 1 or not 1 <= max_grant_frames <= 4096:
+            raise HypercallError(errno.EINVAL, f"a domain of 1 to {MAX_VCPUS} vCPUs with a 16-byte handle is needed")
+        with self._lock:
+            return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, max_grant_frames).domid
+
+    def destroy_domain(self, domid: int) -> None:
+        """XEN_DOMCTL_destroydomain. Waits for the vCPU threads outside the lock: they need it to end."""
+        with self._guest(domid) as domain:
+            if domain.dying:
+                return
+            domain.dying = True
+            domain.kick_all()
+            threads = [vcpu.thread for vcpu in domain.vcpus if vcpu.thread is not None]
+        for thread in threads:
+            thread.join(JOIN_TIMEOUT_S)
+            if thread.is_alive():
+                self._hypervisor.log(f"d{domid}: {thread.name} does not stop; its memory stays in use")
+                raise HypercallError(errno.EBUSY, f"a vCPU of domain {domid} does not stop")
+        with self._lock:
+            for vcpu in domain.vcpus:
+                if vcpu.thread is None:
+                    vcpu.cpu.close()
+            self._affinity = {key: value for key, value in self._affinity.items() if key[0] != domid}
+            if not domain.foreign_maps:
+                self._finish(domain)
+
+    def _finish(self, domain: Domain) -> None:
+        domain.release_resources()
+        self._hypervisor.forget_domain(domain)
+
+    def pause_domain(self, domid: int) -> None:
+        """Returns when no vCPU of it executes any more."""
+        with self._guest(domid) as domain:
+            domain.pause()
+            for vcpu in domain.vcpus:
+                self._hypervisor.stop_briefly(vcpu, None)
+            domain.publish("paused")
+
+    def unpause_domain(self, domid: int) -> None:
+        """One pause count less."""
+        with self._guest(domid) as domain:
+            domain.unpause()
+            domain.publish("unpaused")
+
+    def shutdown_domain(self, domid: int, reason: ShutdownReason) -> None:
+        """SCHEDOP_remote_shutdown."""
+        with self._guest(domid) as domain:
+            domain.shut_down(reason)
+
+    def resume_domain(self, domid: int) -> None:
+        """XEN_DOMCTL_resumedomain."""
+        with self._guest(domid) as domain:
+            domain.resume()
+
+    def set_max_memory(self, domid: int, pages: int) -> None:
+        """XEN_DOMCTL_max_mem."""
+        with self._guest(domid) as domain:
+            if pages < 0:
+                raise HypercallError(errno.EINVAL, f"{pages} pages")
+            domain.max_pages = pages
+
+    def domain_info(self, domid: int) -> DomainInfo:
+        """XEN_DOMCTL_getdomaininfo."""
+        with self._lock:
+            return self._info(self._hypervisor.domain(domid))
+
+    def list_domains(self) -> list[DomainInfo]:
+        """XEN_SYSCTL_getdomaininfolist."""
+        with self._lock:
+            return [self._info(domain) for domain in self._hypervisor.domains()]
+
+    def _info(self, domain: Domain) -> DomainInfo:
+        now = self._hypervisor.now()
+        online = [vcpu for vcpu in domain.vcpus if vcpu.online]
+        alive = not domain.is_shut_down and not domain.dying
+        is_dom0 = domain.domid == 0
+        return DomainInfo(
+            domid=domain.domid,
+            handle=domain.handle,
+            kind=domain.kind,
+            running=alive and (is_dom0 or any(vcpu.runnable for vcpu in online)),
+            blocked=alive and not is_dom0 and bool(online) and all(vcpu.blocked for vcpu in online),
+            paused=domain.pause_count > 0,
+            dying=domain.dying,
+            shutdown=domain.is_shut_down,
+            shutdown_reason=domain.shutdown_reason,
+            crash_cause=domain.crash_cause,
+            total_pages=domain.total_pages,
+            max_pages=domain.max_pages,
+            outstanding_pages=0,
+            shared_info_frame=domain.shared_info >> 12,
+            cpu_time_ns=_domain0_time() if is_dom0 else sum(vcpu.runstate.running_ns(now) for vcpu in domain.vcpus),
+            max_vcpu_id=max(len(domain.vcpus) - 1, 0),
+            online_vcpus=_host_cpus() if is_dom0 else len(online),
+        )
+
+    def vcpu_info(self, domid: int) -> list[VcpuInfo]:
+        """XEN_DOMCTL_getvcpuinfo of all vCPUs."""
+        with self._lock:
+            domain = self._hypervisor.domain(domid)
+            now = self._hypervisor.now()
+            return [self._vcpu_info(vcpu, now) for vcpu in domain.vcpus]
+
+    def _vcpu_info(self, vcpu: Vcpu, now: int) -> VcpuInfo:
+        hard, soft = self._affinity.get((vcpu.domain.domid, vcpu.vcpu_id), (None, None))
+        return VcpuInfo(
+            vcpu=vcpu.vcpu_id,
+            online=vcpu.online,
+            blocked=vcpu.blocked,
+            running=vcpu.in_guest,
+            cpu_time_ns=vcpu.runstate.running_ns(now),
+            cpu=vcpu.vcpu_id % _host_cpus(),
+            hard_affinity=hard,
+            soft_affinity=soft,
+        )
+
+    def set_vcpu_context(self, domid: int, vcpu: int, registers: GuestRegisters) -> None:
+        """XEN_DOMCTL_setvcpucontext; pins the L4 table, as the domain builder does."""
+        context = vcpu_guest_context()
+        context.flags = VGCF_in_kernel
+        regs = context.user_regs
+        regs.rip, regs.rsp, regs.rsi, regs.rflags = registers.rip, registers.rsp, registers.rsi, registers.rflags
+        for name, value in registers.extra.items():
+            setattr(regs, name, value)
+        regs.cs, regs.ss, regs.ds, regs.es = 0xE033, 0xE02B, 0xE02B, 0xE02B
+        context.ctrlreg[3] = xen_pfn_to_cr3(registers.cr3_mfn)
+        context.kernel_ss, context.kernel_sp = 0xE02B, registers.rsp
+        context.vm_assist = registers.vm_assist
+        with self._guest(domid) as domain:
+            if not 0 <= vcpu < len(domain.vcpus):
+                raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
+            target = domain.vcpus[vcpu]
+            if target.thread is not None:
+                raise HypercallError(errno.EBUSY, f"vCPU {vcpu} of domain {domid} is up")
+            self._hypervisor.frames.pin(registers.cr3_mfn, domid, L4)
+            vcpu_context.load(target, context)
+            self._hypervisor.bring_up(target)
+
+    def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None:
+        """XEN_DOMCTL_setvcpuaffinity: recorded; the host's scheduler decides until there is one of our own. EINVAL for a CPU that is not there."""
+        with self._guest(domid) as domain:
+            if not 0 <= vcpu < len(domain.vcpus):
+                raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
+            for wanted in (hard, soft):
+                if wanted is not None and not wanted & frozenset(range(_host_cpus())):
+                    raise HypercallError(errno.EINVAL, f"no CPU of {sorted(wanted)} is there")
+            self._affinity[domid, vcpu] = (hard, soft)
+
+    def send_nmi(self, domid: int, vcpu: int) -> None:
+        """An NMI to one vCPU. EINVAL."""
+        with self._guest(domid) as domain:
+            if not 0 <= vcpu < len(domain.vcpus):
+                raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
+            domain.vcpus[vcpu].nmi_pending = True
+            domain.vcpus[vcpu].wake()
+
+    def subscribe_domain_exceptions(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """VIRQ_DOM_EXC."""
+        with self._lock:
+            return self._hypervisor.add_exception_handler(handler)
+
+    # -- sysctl --------------------------------------------------------------------------------------------------------
+    def physical_info(self) -> PhysicalInfo:
+        """XEN_SYSCTL_physinfo."""
+        with self._lock:
+            memory, engine = self._hypervisor.memory, self._hypervisor.engine
+            leaves = (engine.cpuid(1, 0), engine.cpuid(0x80000001, 0), engine.cpuid(7, 0))
+            hw_caps = (leaves[0][3], leaves[0][2], leaves[1][3], leaves[1][2], 0, leaves[2][1], 0, 0)
+            return PhysicalInfo(
+                nr_cpus=_host_cpus(),
+                cpu_khz=int(self._hypervisor.guest_time.tsc_hz / 1000),
+                total_pages=memory.total_frames,
+                free_pages=memory.free_frames,
+                scrub_pages=0,
+                max_mfn=memory.total_frames - 1,
+                hw_caps=hw_caps,
+            )
+
+    def version(self) -> XenVersion:
+        """XENVER_*."""
+        return VERSION
+
+    def read_console_ring(self, *, clear: bool = False) -> str:
+        """XEN_SYSCTL_readconsole."""
+        return self._hypervisor.console.read(clear=clear)
+
+    def log(self, text: str) -> None:
+        """One line from Domain 0."""
+        self._hypervisor.log(f"d0: {text}")
+
+    def debug_keys(self, keys: str) -> None:
+        """XEN_SYSCTL_debug_keys."""
+        with self._lock:
+            for key in keys:
+                debug_keys.handle(self._hypervisor, key)
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+    def populate_physmap(self, domid: int, count: int) -> Frames:
+        """XENMEM_populate_physmap for a domain under construction."""
+        with self._guest(domid) as domain:
+            return domain.allocate_frames(count)
+
+    def map_foreign(self, domid: int, mfn: int) -> memoryview:
+        """A view of one frame of the domain."""
+        with self._guest(domid) as domain:
+            self._check_owned(domain, mfn)
+            self._hypervisor.frames.get(mfn, domid)
+            domain.foreign_maps[mfn] = domain.foreign_maps.get(mfn, 0) + 1
+            return self._hypervisor.memory.page(mfn)
+
+    def unmap_foreign(self, domid: int, mfn: int) -> None:
+        """Give one mapping back. EINVAL when there is none."""
+        with self._guest(domid) as domain:
+            times = domain.foreign_maps.get(mfn, 0)
+            if not times:
+                raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is not mapped")
+            if times == 1:
+                del domain.foreign_maps[mfn]
+            else:
+                domain.foreign_maps[mfn] = times - 1
+            if not domain.dying or domain.foreign_maps:
+                self._hypervisor.frames.put(mfn)
+            elif all(vcpu.thread is None or not vcpu.thread.is_alive() for vcpu in domain.vcpus):
+                self._finish(domain)
+
+    def _check_owned(self, domain: Domain, mfn: int) -> None:
+        memory = self._hypervisor.memory
+        if not 0 < mfn < memory.total_frames or memory.owner[mfn] != domain.domid:
+            raise HypercallError(errno.EPERM, f"frame {mfn:#x} is not domain {domain.domid}'s")
+
+    def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
+        """Copy to consecutive frames of the list."""
+        pages = -(-len(data) // 4096)
+        with self._guest(domid):
+            memory = self._hypervisor.memory
+            if pages > len(mfns) or (pages and int(mfns[:pages].max()) >= memory.total_frames):
+                raise HypercallError(errno.EINVAL, "more data than frames")
+            if (memory.owners[mfns[:pages]] != domid).any():
+                raise HypercallError(errno.EPERM, f"a frame is not domain {domid}'s")
+            whole = len(data) // 4096
+            if whole:
+                memory.tables[mfns[:whole]] = np.frombuffer(data, dtype=np.uint64, count=whole * 512).reshape(whole, 512)
+            if pages > whole:
+                rest = data[whole * 4096 :]
+                start = int(mfns[whole]) << 12
+                memory.octets[start : start + len(rest)] = rest
+
+    def set_p2m(self, domid: int, mfns: Frames) -> None:
+        """PFN i is frame mfns[i]."""
+        with self._guest(domid):
+            if len(mfns) and (self._hypervisor.memory.owners[mfns] != domid).any():
+                raise HypercallError(errno.EPERM, f"a frame is not domain {domid}'s")
+            self._hypervisor.m2p_array[mfns] = np.arange(len(mfns), dtype=np.uint64)
+
+    def shared_info_frame(self, domid: int) -> int:
+        """MFN of the shared info page."""
+        with self._guest(domid) as domain:
+            return domain.shared_info >> 12
+
+    def memory_list(self, domid: int) -> Frames:
+        """XEN_DOMCTL_getmemlist."""
+        with self._guest(domid):
+            frames: list[int] = np.flatnonzero(self._hypervisor.memory.owners == domid).tolist()
+            return frames
+
+    # -- event channels --------------------------------------------------------------------------------------------------
+    def evtchn_alloc_unbound(self, domid: int, remote_domid: int) -> int:
+        """EVTCHNOP_alloc_unbound on behalf of ``domid``."""
+        with self._guest(domid) as domain:
+            return domain.event_channels.alloc_unbound(remote_domid)
+
+    def bind_interdomain(self, remote_domid: int, remote_port: int, handler: Callable[[], None]) -> int:
+        """EVTCHNOP_bind_interdomain."""
+        with self._lock:
+            return self._hypervisor.domain(0).event_channels.bind_interdomain(remote_domid, remote_port, handler)
+
+    def notify(self, port: int) -> None:
+        """EVTCHNOP_send."""
+        with self._lock:
+            self._hypervisor.domain(0).event_channels.send(port)
+
+    def close_port(self, port: int) -> None:
+        """EVTCHNOP_close."""
+        with self._lock:
+            self._hypervisor.domain(0).event_channels.close(port)
+
+    # -- grants ----------------------------------------------------------------------------------------------------------
+    def map_grant(self, domid: int, reference: int, *, writable: bool) -> memoryview:
+        """A view of a granted frame."""
+        with self._guest(domid) as domain:
+            mfn = domain.grant_table.map_for_domain0(reference, writable=writable)
+            page = self._hypervisor.memory.page(mfn)
+            return page if writable else page.toreadonly()
+
+    def unmap_grant(self, domid: int, reference: int) -> None:
+        """Give the mapping back."""
+        with self._guest(domid) as domain:
+            domain.grant_table.unmap_for_domain0(reference)
+
+    def set_grant_entry(self, domid: int, reference: int, granted_domid: int, mfn: int) -> None:
+        """Seed an entry of a domain under construction."""
+        with self._guest(domid) as domain:
+            self._check_owned(domain, mfn)
+            domain.grant_table.seed(reference, granted_domid, mfn)
+
+
+def _host_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _domain0_time() -> int:
+    """CPU time of the thread that runs Domain 0's loop."""
+    identity = threading.main_thread().ident
+    return time.clock_gettime_ns(time.pthread_getcpuclockid(identity)) if identity is not None else 0

@@ -1,0 +1,290 @@
+"""A domain: its memory, vCPUs, event channels, grants, and its life from creation to death."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyxen.abi.arch_x86_64 import XEN_LEGACY_MAX_VCPUS
+from pyxen.abi.xen import shared_info, vcpu_info
+from pyxen.engine.interface import Dirty, ExitReason
+from pyxen.hypervisor import descriptors
+from pyxen.hypervisor.address_space import AddressSpaces
+from pyxen.hypervisor.cpuid import CpuidPolicy
+from pyxen.hypervisor.dom0_interface import HypercallError, ShutdownReason
+from pyxen.hypervisor.event_channel import EventChannels
+from pyxen.hypervisor.frame_table import ALLOCATED, WRITABLE, XEN_HEAP
+from pyxen.hypervisor.grant_table import GrantTable
+from pyxen.hypervisor.hooks import LifecycleEvent
+from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames
+from pyxen.hypervisor.page_tables import ACCESSED, PRESENT, RW
+from pyxen.hypervisor.timers import Timer
+from pyxen.hypervisor.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.hypervisor import Hypervisor
+
+VCPU_INFO_OFFSET: int = shared_info.vcpu_info.offset
+LAST_HYPERCALL_NUMBER = 55
+MAX_UNIMPLEMENTED_NOTES = 100
+VCPU_INFO_SIZE = ctypes.sizeof(vcpu_info)
+
+
+class Domain:
+    """A PV domain. ``shared_info`` is the machine address of its shared info page (0 for the embedded Domain 0).
+
+    All methods are called with the hypervisor lock held.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, domid: int, *, kind: str, handle: bytes, max_evtchn_port: int) -> None:
+        self.hypervisor = hypervisor
+        self.domid = domid
+        self.kind = kind
+        self.handle = handle
+        self.created_at = time.time()
+        self.vcpus: list[Vcpu] = []
+        self.pause_count = 1
+        self.dying = False
+        self.is_shut_down = False
+        self.shutdown_reason: ShutdownReason | None = None
+        self.crash_cause = ""
+        self.max_pages = 0
+        self.total_pages = 0
+        self.shared_info = 0
+        self.vm_assist = 0
+        self.waiting_for_exit = 0
+        self.console_tail = ""
+        self.shutdown_code: ShutdownReason | None = None
+        self.watchdogs: dict[int, Timer] = {}
+        self.exits = [0] * len(ExitReason)
+        self.hypercalls: dict[int, int] = {}
+        self.unimplemented: set[str] = set()
+        self.event_channels = EventChannels(self, max_evtchn_port)
+        self.foreign_maps: dict[int, int] = {}
+        self.per_domain_entry = 0
+        self._per_domain_l1 = 0
+        self._xen_frames: list[int] = []
+        self._heap_frames: list[int] = []
+        self.grant_table: GrantTable
+        self.cpuid: CpuidPolicy
+        self.address_space: AddressSpaces
+
+    # -- making ------------------------------------------------------------------------------------------------------
+    def build(self, max_vcpus: int, max_grant_frames: int) -> None:
+        """Everything that a guest domain has and the embedded Domain 0 has not. ENOMEM."""
+        hypervisor = self.hypervisor
+        self._build_per_domain_area()
+        self.shared_info = self.allocate_xen_heap_frame() << 12
+        octets = hypervisor.memory.octets
+        for number in range(XEN_LEGACY_MAX_VCPUS):
+            octets[self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE + 1] = 1
+        hypervisor.guest_time.write_wall_clock(self)
+        self.grant_table = GrantTable(self, max_grant_frames)
+        tsc_khz = int(hypervisor.guest_time.tsc_hz / 1000)
+        self.cpuid = CpuidPolicy(hypervisor.engine, tsc_khz, hypervisor.memory.total_frames.bit_length() + 12)
+        self.address_space = AddressSpaces(self)
+        for number in range(max_vcpus):
+            self._add_vcpu(number)
+
+    def _add_vcpu(self, number: int) -> None:
+        cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=True)
+        vcpu = Vcpu(self, number, cpu, self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE)
+        self.vcpus.append(vcpu)
+        state = vcpu.state
+        state.gdt.base, state.gdt.limit = descriptors.gdt_base(vcpu), descriptors.LAST_GDT_OCTET
+        state.cr0, state.cr4, state.efer = 0x80050033, 0x620, 0xD01
+        state.dr[6], state.dr[7] = 0xFFFF0FF0, 0x400
+        state.dirty = Dirty.ALL
+
+    def _build_per_domain_area(self) -> None:
+        """Slot 260 of every L4: three tables of Xen's that map each vCPU's descriptor pages."""
+        memory = self.hypervisor.memory
+        self._xen_frames = memory.allocate(OWNER_XEN, 3).tolist()
+        upper, middle, lower = self._xen_frames
+        memory.words[upper << 9] = middle << 12 | PRESENT | RW | ACCESSED
+        memory.words[middle << 9] = lower << 12 | PRESENT | RW | ACCESSED
+        self._per_domain_l1 = lower
+        self.per_domain_entry = upper << 12 | PRESENT | RW | ACCESSED
+        for vcpu_id in range(512 // descriptors.PAGES_PER_VCPU):
+            page = vcpu_id * descriptors.PAGES_PER_VCPU + descriptors.FIRST_RESERVED_PAGE
+            self.map_per_domain(page, self.hypervisor.gdt_frame << 12 | PRESENT | ACCESSED | 1 << 63)
+
+    def map_per_domain(self, page: int, entry: int) -> None:
+        """Set the L1 entry of one page of the per-domain area. The caller flushes."""
+        self.hypervisor.memory.words[(self._per_domain_l1 << 9) + page] = entry
+
+    def allocate_xen_heap_frame(self) -> int:
+        """A frame of Xen's that the domain may map writable, not counted in its reservation. ENOMEM."""
+        hypervisor = self.hypervisor
+        frames = hypervisor.memory.allocate(self.domid, 1)
+        hypervisor.frames.assign(frames, XEN_HEAP)
+        hypervisor.new_frames(frames)
+        mfn = int(frames[0])
+        hypervisor.frames.get_type(mfn, WRITABLE)
+        self._heap_frames.append(mfn)
+        return mfn
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+    def allocate_frames(self, count: int) -> Frames:
+        """``count`` more frames of its reservation. ENOMEM above its maximum or when the machine has no more."""
+        if self.total_pages + count > self.max_pages:
+            raise HypercallError(
+                errno.ENOMEM, f"domain {self.domid} has {self.total_pages} of at most {self.max_pages} pages, {count} more wanted"
+            )
+        frames = self.hypervisor.memory.allocate(self.domid, count)
+        self.hypervisor.frames.assign(frames, ALLOCATED)
+        self.total_pages += count
+        self.hypervisor.new_frames(frames)
+        return frames
+
+    def release_frame(self, mfn: int) -> None:
+        """Take one frame out of the reservation; it is freed when nothing refers to it any more. EINVAL, EPERM."""
+        frames = self.hypervisor.frames
+        frames.get(mfn, self.domid)
+        try:
+            if not frames.flags[mfn] & ALLOCATED:
+                raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is not part of the reservation")
+            frames.flags[mfn] &= ~ALLOCATED & 0xFF
+            self.total_pages -= 1
+            frames.put(mfn)
+        finally:
+            frames.put(mfn)
+
+    def validate_descriptor_page(self, mfn: int) -> None:
+        """A frame is about to become a descriptor page."""
+        descriptors.validate_page(self.hypervisor.memory.tables[mfn], mfn)
+
+    # -- bits that the guest changes at the same time -----------------------------------------------------------------
+    def _bit(self, offset: int, number: int) -> tuple[int, int]:
+        return self.shared_info + offset + (number >> 6 << 3), 1 << (number & 63)
+
+    def set_shared_bit(self, offset: int, number: int) -> bool:
+        """Atomically set a bit in the shared info page. -> its old value."""
+        address, bit = self._bit(offset, number)
+        return bool(self.hypervisor.engine.set_bits(address, bit) & bit)
+
+    def clear_shared_bit(self, offset: int, number: int) -> bool:
+        """Atomically clear a bit. -> its old value."""
+        address, bit = self._bit(offset, number)
+        words = self.hypervisor.memory.words
+        while True:
+            old = words[address >> 3]
+            if not old & bit:
+                return False
+            if self.hypervisor.engine.compare_exchange(address, old, old & ~bit):
+                return True
+
+    def test_shared_bit(self, offset: int, number: int) -> bool:
+        """Whether a bit is set."""
+        address, bit = self._bit(offset, number)
+        return bool(self.hypervisor.memory.words[address >> 3] & bit)
+
+    # -- bookkeeping ---------------------------------------------------------------------------------------------------
+    def count_hypercall(self, number: int) -> None:
+        """One more hypercall of this number. The table is bounded: numbers outside Xen's range count as one."""
+        if number > LAST_HYPERCALL_NUMBER:
+            number = LAST_HYPERCALL_NUMBER + 1
+        self.hypercalls[number] = self.hypercalls.get(number, 0) + 1
+
+    def note_unimplemented(self, what: str) -> None:
+        """Log once that the guest asked for something that is not there."""
+        if what not in self.unimplemented and len(self.unimplemented) < MAX_UNIMPLEMENTED_NOTES:
+            self.unimplemented.add(what)
+            self.hypervisor.log(f"d{self.domid}: {what} is not implemented (-ENOSYS)")
+
+    def set_watchdog(self, number: int, seconds: int) -> None:
+        """Shut the domain down in ``seconds`` unless it is set again; 0 stops it."""
+        timer = self.watchdogs.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+        if seconds:
+            deadline = self.hypervisor.now() + seconds * 1_000_000_000
+            self.watchdogs[number] = self.hypervisor.timers.add(deadline, lambda: self.shut_down(ShutdownReason.WATCHDOG))
+
+    # -- running and stopping ------------------------------------------------------------------------------------------
+    @property
+    def paused(self) -> bool:
+        """Not allowed to run: paused, shut down, or dying."""
+        return self.pause_count > 0 or self.is_shut_down or self.dying
+
+    @property
+    def architectural_iopl(self) -> bool:
+        """VMASST_TYPE_architectural_iopl."""
+        return bool(self.vm_assist >> 4 & 1)
+
+    def pause(self) -> None:
+        """Domain 0 pauses it: one more pause count."""
+        self.pause_count += 1
+        self.kick_all()
+
+    def unpause(self) -> None:
+        """One pause count less; at none it runs. EINVAL when it is not paused."""
+        if not self.pause_count:
+            raise HypercallError(errno.EINVAL, f"domain {self.domid} is not paused")
+        self.pause_count -= 1
+        self.kick_all()
+
+    def kick_all(self) -> None:
+        """Have all vCPUs look at their state."""
+        for vcpu in self.vcpus:
+            vcpu.kick()
+
+    def shut_down(self, reason: ShutdownReason) -> None:
+        """SCHEDOP_shutdown: stop all vCPUs and tell Domain 0. Keeps the first reason."""
+        if self.is_shut_down:
+            return
+        self.is_shut_down = True
+        self.shutdown_reason = reason
+        self.kick_all()
+        self.publish("crashed" if reason is ShutdownReason.CRASH else "shutdown", self.crash_cause or reason.name.lower())
+        self.hypervisor.notify_domain_exception()
+
+    def crash(self, cause: str) -> None:
+        """Xen's domain_crash: it did something that Xen does not go on from. ``cause`` goes to the log."""
+        if self.is_shut_down or self.dying:
+            return
+        self.crash_cause = cause
+        self.hypervisor.log(f"d{self.domid} crashed: {cause}")
+        self.shut_down(ShutdownReason.CRASH)
+
+    def resume(self) -> None:
+        """XEN_DOMCTL_resumedomain. EINVAL unless it is shut down."""
+        if not self.is_shut_down:
+            raise HypercallError(errno.EINVAL, f"domain {self.domid} is not shut down")
+        self.is_shut_down, self.shutdown_reason, self.crash_cause = False, None, ""
+        self.kick_all()
+
+    def publish(self, what: str, detail: str = "") -> None:
+        """Tell the hooks about a change of its life."""
+        hooks = self.hypervisor.hooks
+        if hooks.lifecycle:
+            hooks.publish(hooks.lifecycle, LifecycleEvent(self.domid, what, detail))
+
+    # -- death -------------------------------------------------------------------------------------------------------
+    def release_resources(self) -> None:
+        """After all vCPU threads have ended: give everything back. Reference counts of its own frames don't matter any more: nothing but
+        itself and Domain 0's foreign maps can refer to them, and those were given up."""
+        hypervisor = self.hypervisor
+        for vcpu in self.vcpus:
+            vcpu.stop_timers()
+        for timer in self.watchdogs.values():
+            timer.cancel()
+        self.event_channels.reset()
+        if self.shared_info:
+            self.grant_table.release()
+        memory, frames = hypervisor.memory, hypervisor.frames
+        owned: Frames = np.flatnonzero(memory.owners == self.domid).astype(np.uint64)
+        frames.flags_array[owned] = 0
+        frames.types[owned] = 0
+        frames.type_counts[owned] = 0
+        frames.counts[owned] = 0
+        memory.release(owned)
+        memory.release(np.array(self._xen_frames, dtype=np.uint64))
+        self._xen_frames, self._heap_frames = [], []
+        self.total_pages = 0
+        self.shared_info = 0
+        hypervisor.console.forget(self.domid)

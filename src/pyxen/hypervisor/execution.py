@@ -1,0 +1,66 @@
+"""The life of a vCPU's host thread: wait until runnable, deliver what is pending, run the guest, handle the exit.
+
+The hypervisor lock is held all the time but while the guest runs and while the thread sleeps.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from typing import TYPE_CHECKING
+
+from pyxen.hypervisor.exits import EXIT_HANDLERS
+from pyxen.hypervisor.guest_access import GuestFault
+from pyxen.hypervisor.traps import deliver_pending
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+
+def start(vcpu: Vcpu) -> None:
+    """Give the vCPU its thread. Lock held; at most once."""
+    assert vcpu.thread is None
+    vcpu.thread = threading.Thread(target=_live, args=(vcpu,), name=f"pyxen-d{vcpu.domain.domid}v{vcpu.vcpu_id}", daemon=True)
+    vcpu.thread.start()
+
+
+def _live(vcpu: Vcpu) -> None:
+    domain = vcpu.domain
+    with vcpu.hypervisor.lock:
+        while not domain.dying:
+            if not vcpu.runnable:
+                vcpu.update_runstate()
+                vcpu.wakeup.wait()
+                vcpu.update_runstate()
+                continue
+            try:
+                _step(vcpu)
+            except GuestFault as fault:
+                domain.crash(f"vCPU {vcpu.vcpu_id}: {fault} at rip {vcpu.state.rip:#x}")
+            except Exception as error:
+                # Our bug, never the host's end: the domain pays, the log tells.
+                domain.crash(f"internal error: {error!r} at rip {vcpu.state.rip:#x}, rax {vcpu.state.rax:#x}")
+                for line in traceback.format_exc().splitlines():
+                    vcpu.hypervisor.log(f"  {line}")
+        vcpu.update_runstate()
+        vcpu.cpu.close()
+
+
+def _step(vcpu: Vcpu) -> None:
+    """One entry to the guest and the exit that ends it."""
+    vcpu.hypervisor.guest_time.before_entry(vcpu)
+    deliver_pending(vcpu)
+    if not vcpu.runnable:
+        return
+    lock = vcpu.hypervisor.lock
+    vcpu.in_guest = True
+    lock.release()
+    try:
+        reason = vcpu.cpu.run()
+    finally:
+        lock.acquire()
+        vcpu.in_guest = False
+        if vcpu.domain.waiting_for_exit:
+            vcpu.hypervisor.left_guest.notify_all()
+    vcpu.domain.exits[reason] += 1
+    EXIT_HANDLERS[reason](vcpu)

@@ -1,0 +1,146 @@
+"""What happens at each exit of a PV vCPU: the dispatch from the engine's exit reasons to traps, hypercalls and emulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyxen.engine.interface import ExitReason
+from pyxen.hypervisor import debug_registers, descriptors, guest_access, hypercall_table, page_table_writes, privileged_ops, traps
+from pyxen.hypervisor.descriptors import LDT_FIRST_PAGE, ldt_base
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
+#: Vectors whose hardware gates a guest may use by an ``int`` instruction without its trap table's word: int3, into.
+OPEN_GATES = frozenset((traps.VECTOR_BP, traps.VECTOR_OF))
+FORCED_EMULATION_PREFIX = b"\x0f\x0bxen"
+
+
+def on_kick(vcpu: Vcpu) -> None:
+    """Nothing: the loop looks for pending work before every entry."""
+
+
+def on_syscall(vcpu: Vcpu) -> None:
+    """SYSCALL: a hypercall from the guest kernel, a system call from its user space."""
+    if vcpu.kernel_mode:
+        hypercall_table.dispatch(vcpu)
+    else:
+        traps.system_call(vcpu)
+
+
+def on_sysenter(vcpu: Vcpu) -> None:
+    """SYSENTER exists for user space only; in the guest kernel it is #GP, as an instruction that Xen's own MSRs do not offer it."""
+    if vcpu.kernel_mode:
+        vcpu.state.rip -= vcpu.state.instruction_length
+        traps.inject(vcpu, traps.VECTOR_GP, 0)
+    else:
+        traps.sysenter(vcpu)
+
+
+def on_software_interrupt(vcpu: Vcpu) -> None:
+    """int n: through the guest's trap table if its DPL allows it, else #GP at the instruction (permit_softint)."""
+    state = vcpu.state
+    vector = state.vector
+    entry = vcpu.traps[vector]
+    allowed = vector in OPEN_GATES or (entry is not None and entry.dpl >= (1 if vcpu.kernel_mode else 3))
+    if not allowed:
+        state.rip -= state.instruction_length
+        traps.inject(vcpu, traps.VECTOR_GP, vector << 3 | 2)
+    elif entry is None:
+        traps.inject(vcpu, vector)
+    else:
+        traps.bounce(vcpu, entry.address, masks_events=entry.masks_events)
+
+
+def on_exception(vcpu: Vcpu) -> None:
+    """A fault of the current instruction."""
+    state = vcpu.state
+    handler = _FAULTS.get(state.vector)
+    if handler is None:
+        traps.inject(vcpu, state.vector, state.error_code)
+    else:
+        handler(vcpu, state.error_code)
+
+
+def _on_page_fault(vcpu: Vcpu, error_code: int) -> None:
+    state = vcpu.state
+    address = state.cr2
+    offset = address - ldt_base(vcpu)
+    if 0 <= offset < (32 - LDT_FIRST_PAGE) << 12 and not error_code & PF_USER:
+        if descriptors.map_ldt_page(vcpu, offset):
+            return
+        traps.inject(vcpu, traps.VECTOR_GP, offset & 0xFFF8 | 4)
+        return
+    if (
+        vcpu.kernel_mode
+        and error_code & (PF_PRESENT | PF_WRITE | PF_FETCH | PF_RESERVED) == PF_PRESENT | PF_WRITE
+        and page_table_writes.emulate(vcpu, address)
+    ):
+        return
+    traps.inject(vcpu, traps.VECTOR_PF, error_code)
+
+
+def _on_general_protection(vcpu: Vcpu, error_code: int) -> None:
+    if error_code == 0 and privileged_ops.emulate(vcpu):
+        return
+    if vcpu.kernel_mode and error_code and privileged_ops.load_stack_segment(vcpu):
+        return
+    traps.inject(vcpu, traps.VECTOR_GP, error_code)
+
+
+def _on_invalid_opcode(vcpu: Vcpu, error_code: int) -> None:
+    state = vcpu.state
+    try:
+        code = guest_access.read(vcpu, state.rip, 5)
+        if code == FORCED_EMULATION_PREFIX and guest_access.read(vcpu, state.rip + 5, 2) == b"\x0f\xa2":
+            privileged_ops.execute_cpuid(vcpu)
+            state.rip += 7
+            return
+    except guest_access.GuestFault:
+        pass
+    traps.inject(vcpu, traps.VECTOR_UD, error_code)
+
+
+def _on_device_not_available(vcpu: Vcpu, error_code: int) -> None:
+    """#NM clears TS before the guest sees it (do_device_not_available)."""
+    traps.inject(vcpu, traps.VECTOR_NM, error_code)
+    privileged_ops.set_task_switched(vcpu, on=False)
+
+
+def _on_debug(vcpu: Vcpu, error_code: int) -> None:
+    debug_registers.note_debug_exception(vcpu)
+    traps.inject(vcpu, traps.VECTOR_DB, error_code)
+
+
+_FAULTS: dict[int, Callable[[Vcpu, int], None]] = {
+    traps.VECTOR_DB: _on_debug,
+    traps.VECTOR_UD: _on_invalid_opcode,
+    traps.VECTOR_NM: _on_device_not_available,
+    traps.VECTOR_GP: _on_general_protection,
+    traps.VECTOR_PF: _on_page_fault,
+}
+
+
+def on_cpuid(vcpu: Vcpu) -> None:
+    """CPUID executed directly: the policy's answer (CPUID faulting)."""
+    privileged_ops.execute_cpuid(vcpu)
+    vcpu.state.rip += vcpu.state.instruction_length
+
+
+def on_engine_failure(vcpu: Vcpu) -> None:
+    """The engine can't go on with this vCPU."""
+    state = vcpu.state
+    reason = ExitReason(state.exit_reason).name
+    vcpu.domain.crash(f"vCPU {vcpu.vcpu_id}: {reason} at rip {state.rip:#x} (qualification {state.qualification:#x})")
+
+
+EXIT_HANDLERS: list[Callable[[Vcpu], None]] = [on_engine_failure] * len(ExitReason)
+EXIT_HANDLERS[ExitReason.KICK] = on_kick
+EXIT_HANDLERS[ExitReason.EXCEPTION] = on_exception
+EXIT_HANDLERS[ExitReason.SOFTWARE_INTERRUPT] = on_software_interrupt
+EXIT_HANDLERS[ExitReason.SYSCALL] = on_syscall
+EXIT_HANDLERS[ExitReason.SYSENTER] = on_sysenter
+EXIT_HANDLERS[ExitReason.FAR_TRANSFER] = privileged_ops.far_transfer
+EXIT_HANDLERS[ExitReason.CPUID] = on_cpuid

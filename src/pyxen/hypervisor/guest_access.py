@@ -1,0 +1,121 @@
+"""Reading and writing guest memory by the guest's own linear addresses (copy_from_guest, copy_to_guest).
+
+The guest's page tables are walked as the processor would walk them for Xen: a page must be present, and writable for a write; user and
+NX bits do not matter. Xen's own address range is never touched on a guest's behalf. A failed access is a ``GuestFault``, which a hypercall
+answers with -EFAULT.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, TypeVar
+
+from pyxen.hypervisor.page_tables import ADDRESS, PRESENT, RW
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+#: Linear addresses a guest may name: the lower half, and above Xen's range (xen-x86_64.h).
+LOWER_HALF_END = 1 << 47
+XEN_RANGE_END = 0xFFFF_8800_0000_0000
+TOP = 1 << 64
+
+Layout = TypeVar("Layout", bound=ctypes.Structure)
+
+
+class GuestFault(Exception):
+    """The guest named memory that is not there, not writable, or not its own. ``address`` is linear."""
+
+    def __init__(self, address: int, *, write: bool, present: bool = False) -> None:
+        super().__init__(f"{'write to' if write else 'read of'} {address:#x}")
+        self.address = address
+        self.write = write
+        self.present = present
+
+
+def translate(vcpu: Vcpu, address: int, *, write: bool) -> int:
+    """Machine address of the octet at linear ``address``. Upper levels' RW bits count, as on hardware."""
+    if LOWER_HALF_END <= address < XEN_RANGE_END or address >= TOP:
+        raise GuestFault(address, write=write)
+    words = vcpu.words
+    need = PRESENT | RW if write else PRESENT
+    entry: int = words[(vcpu.state.cr3 + ((address >> 36) & 0xFF8)) >> 3]
+    rights: int = entry
+    if entry & PRESENT:
+        entry = words[((entry & ADDRESS) + ((address >> 27) & 0xFF8)) >> 3]
+        rights &= entry
+        if entry & PRESENT:
+            entry = words[((entry & ADDRESS) + ((address >> 18) & 0xFF8)) >> 3]
+            rights &= entry
+            if entry & PRESENT:
+                entry = words[((entry & ADDRESS) + ((address >> 9) & 0xFF8)) >> 3]
+                if rights & entry & need == need:
+                    return int(entry & ADDRESS) + (address & 0xFFF)
+    raise GuestFault(address, write=write, present=bool(entry & PRESENT))
+
+
+def read(vcpu: Vcpu, address: int, size: int) -> bytes:
+    """``size`` octets from linear ``address``."""
+    octets = vcpu.octets
+    machine = translate(vcpu, address, write=False)
+    room = 4096 - (address & 0xFFF)
+    if size <= room:
+        return bytes(octets[machine : machine + size])
+    parts = [octets[machine : machine + room]]
+    done = room
+    while done < size:
+        machine = translate(vcpu, address + done, write=False)
+        step = min(size - done, 4096)
+        parts.append(octets[machine : machine + step])
+        done += step
+    return b"".join(parts)
+
+
+def write(vcpu: Vcpu, address: int, data: bytes | bytearray | memoryview) -> None:
+    """Put ``data`` at linear ``address``. Pages before a bad one are written, as by hardware."""
+    done, size = 0, len(data)
+    while done < size:
+        machine = translate(vcpu, address + done, write=True)
+        step = min(size - done, 4096 - (machine & 0xFFF))
+        vcpu.octets[machine : machine + step] = data[done : done + step]
+        vcpu.hypervisor.note_write(machine >> 12)
+        done += step
+
+
+def write_kernel(vcpu: Vcpu, address: int, data: bytes) -> None:
+    """``write`` through the guest kernel's address space, whatever mode the vCPU is in."""
+    if vcpu.kernel_mode:
+        write(vcpu, address, data)
+        return
+    user_root, vcpu.state.cr3 = vcpu.state.cr3, vcpu.kernel_root
+    try:
+        write(vcpu, address, data)
+    finally:
+        vcpu.state.cr3 = user_root
+
+
+def read_word(vcpu: Vcpu, address: int) -> int:
+    """One 64-bit word."""
+    if address & 7:
+        return int.from_bytes(read(vcpu, address, 8), "little")
+    return vcpu.words[translate(vcpu, address, write=False) >> 3]
+
+
+def write_word(vcpu: Vcpu, address: int, value: int) -> None:
+    """One 64-bit word."""
+    if address & 7:
+        write(vcpu, address, value.to_bytes(8, "little"))
+        return
+    machine = translate(vcpu, address, write=True)
+    vcpu.words[machine >> 3] = value
+    vcpu.hypervisor.note_write(machine >> 12)
+
+
+def read_structure(vcpu: Vcpu, address: int, layout: type[Layout]) -> Layout:
+    """A copy of the structure at ``address``: what it holds cannot change any more under the checks."""
+    return layout.from_buffer_copy(read(vcpu, address, ctypes.sizeof(layout)))
+
+
+def write_structure(vcpu: Vcpu, address: int, value: ctypes.Structure) -> None:
+    """Copy a structure out."""
+    write(vcpu, address, bytes(value))

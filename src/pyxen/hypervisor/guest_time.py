@@ -1,0 +1,107 @@
+"""Time: system time from the guest's own TSC, the wall clock, and what guests read of both (xen.h: vcpu_time_info).
+
+System time is *defined* by the scale that guests get: nanoseconds = base + (TSC - base TSC) * multiplier / 2**32. Hypervisor and guests compute the same
+number, so a timer never fires before the guest thinks it is due. Once a second the scale is corrected against the host's clock, by at
+most 500 ppm and without a step, so time never runs backwards.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from pyxen.abi.xen import shared_info, vcpu_info
+from pyxen.engine.interface import Engine
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+    from pyxen.hypervisor.vcpu import Vcpu
+
+CALIBRATION_S = 0.02
+CORRECTION_PERIOD_NS = 1_000_000_000
+LARGEST_CORRECTION = 500e-6
+TIME_OFFSET: int = vcpu_info.time.offset
+WALL_CLOCK_OFFSET: int = shared_info.wc_version.offset
+_TIME = struct.Struct("<IIQQIbBH")
+
+
+class GuestTime:
+    """The one clock of the machine. ``generation`` counts corrections."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._tsc = engine.tsc
+        self._host_start_ns = time.monotonic_ns()
+        self._tsc_start = self._tsc()
+        time.sleep(CALIBRATION_S)
+        self._base_tsc = self._tsc_start
+        self._base_ns = 0
+        self._set_rate(self._measured_hz())
+        self.generation = 1
+
+    @property
+    def tsc_hz(self) -> float:
+        """Frequency of the guest's TSC."""
+        return self._hz
+
+    def now(self) -> int:
+        """System time in nanoseconds since the hypervisor started."""
+        return self._base_ns + ((self._tsc() - self._base_tsc) * self._multiplier >> 32)
+
+    def _measured_hz(self) -> float:
+        elapsed_ns = time.monotonic_ns() - self._host_start_ns
+        return (self._tsc() - self._tsc_start) * 1e9 / elapsed_ns
+
+    def _set_rate(self, hz: float) -> None:
+        self._hz = hz
+        self._multiplier = int((10**9 << 32) / hz)
+        self._shift = 0
+        self._scaled = self._multiplier
+        while self._scaled >= 1 << 32:
+            self._scaled >>= 1
+            self._shift += 1
+        while self._scaled < 1 << 31:
+            self._scaled <<= 1
+            self._shift -= 1
+        # The guest shifts first and multiplies then; use the very same precision.
+        if self._shift >= 0:
+            self._multiplier = self._scaled << self._shift
+
+    def correct(self) -> None:
+        """Re-anchor at this moment and steer towards the host's clock."""
+        tsc = self._tsc()
+        here = self._base_ns + ((tsc - self._base_tsc) * self._multiplier >> 32)
+        error = (time.monotonic_ns() - self._host_start_ns - here) / CORRECTION_PERIOD_NS
+        error = max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, error))
+        self._base_tsc, self._base_ns = tsc, here
+        self._set_rate(self._measured_hz() * (1 - error))
+        self.generation += 1
+
+    def before_entry(self, vcpu: Vcpu) -> None:
+        """Give the vCPU the current scale if it has an older one."""
+        if vcpu.time_generation != self.generation:
+            vcpu.time_generation = self.generation
+            self.write_time(vcpu.octets, vcpu.info + TIME_OFFSET)
+        if vcpu.runstate_area or vcpu.time_area:
+            vcpu.hypervisor.write_areas(vcpu)
+
+    def write_time(self, octets: memoryview, where: int) -> None:
+        """Fill a vcpu_time_info: odd version while it changes, then even."""
+        version = struct.unpack_from("<I", octets, where)[0] + 1 | 1
+        octets[where : where + 4] = (version & 0xFFFFFFFF).to_bytes(4, "little")
+        _TIME.pack_into(octets, where, version & 0xFFFFFFFF, 0, self._base_tsc, self._base_ns, self._scaled, self._shift, 0, 0)
+        octets[where : where + 4] = (version + 1 & 0xFFFFFFFF).to_bytes(4, "little")
+
+    def image(self) -> bytes:
+        """A vcpu_time_info as octets, for areas that the guest registered by linear address."""
+        return _TIME.pack(2 * self.generation & 0xFFFFFFFF, 0, self._base_tsc, self._base_ns, self._scaled, self._shift, 0, 0)
+
+    def write_wall_clock(self, domain: Domain) -> None:
+        """Wall-clock time at system time 0 (wc_version, wc_sec, wc_nsec, wc_sec_hi)."""
+        start_ns = time.time_ns() - self.now()
+        seconds, nanoseconds = divmod(start_ns, 10**9)
+        octets = domain.hypervisor.memory.octets
+        where = domain.shared_info + WALL_CLOCK_OFFSET
+        version = struct.unpack_from("<I", octets, where)[0] + 1 | 1
+        struct.pack_into("<4I", octets, where, version, seconds & 0xFFFFFFFF, nanoseconds, seconds >> 32)
+        struct.pack_into("<I", octets, where, version + 1)

@@ -1,0 +1,175 @@
+"""The one table of all hypercalls: number, name, handler, how many arguments, and who may call. And the dispatch that it makes.
+
+What is not in the table answers -ENOSYS and is logged once per domain. A handler copies its arguments in, calls a typed function, copies the
+result out; it refuses with ``HypercallError`` (answered as the negative errno) or ``GuestFault`` (-EFAULT).
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyxen.abi import xen
+from pyxen.engine.interface import CpuState
+from pyxen.hypervisor import (
+    callback_op,
+    console_io,
+    cpu_ops,
+    event_channel_op,
+    grant_table_op,
+    memory_op,
+    mmu_ops,
+    multicall,
+    physdev_op,
+    sched_op,
+    traps,
+    vcpu_op,
+    xen_version,
+)
+from pyxen.hypervisor.dom0_interface import HypercallError
+from pyxen.hypervisor.guest_access import GuestFault
+from pyxen.hypervisor.hooks import HypercallEvent
+from pyxen.hypervisor.preemption import Preempted
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+MASK64 = (1 << 64) - 1
+SYSCALL_LENGTH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Hypercall:
+    """One line of the table. ``privileged``: only Domain 0; others get -EPERM."""
+
+    number: int
+    name: str
+    handler: Callable[..., int] | None
+    arguments: int
+    privileged: bool = False
+
+
+def _privileged(vcpu: Vcpu, *arguments: int) -> int:
+    return -errno.EPERM
+
+
+HYPERCALLS = (
+    Hypercall(xen.HYPERVISOR_set_trap_table, "set_trap_table", cpu_ops.set_trap_table, 1),
+    Hypercall(xen.HYPERVISOR_mmu_update, "mmu_update", mmu_ops.mmu_update, 4),
+    Hypercall(xen.HYPERVISOR_set_gdt, "set_gdt", cpu_ops.set_gdt, 2),
+    Hypercall(xen.HYPERVISOR_stack_switch, "stack_switch", cpu_ops.stack_switch, 2),
+    Hypercall(xen.HYPERVISOR_set_callbacks, "set_callbacks", callback_op.set_callbacks, 3),
+    Hypercall(xen.HYPERVISOR_fpu_taskswitch, "fpu_taskswitch", cpu_ops.fpu_taskswitch, 1),
+    Hypercall(xen.HYPERVISOR_sched_op_compat, "sched_op_compat", sched_op.sched_op_compat, 2),
+    Hypercall(xen.HYPERVISOR_platform_op, "platform_op", _privileged, 1, privileged=True),
+    Hypercall(xen.HYPERVISOR_set_debugreg, "set_debugreg", cpu_ops.set_debugreg, 2),
+    Hypercall(xen.HYPERVISOR_get_debugreg, "get_debugreg", cpu_ops.get_debugreg, 1),
+    Hypercall(xen.HYPERVISOR_update_descriptor, "update_descriptor", cpu_ops.update_descriptor, 2),
+    Hypercall(xen.HYPERVISOR_memory_op, "memory_op", memory_op.memory_op, 2),
+    Hypercall(xen.HYPERVISOR_multicall, "multicall", multicall.multicall, 2),
+    Hypercall(xen.HYPERVISOR_update_va_mapping, "update_va_mapping", mmu_ops.update_va_mapping, 3),
+    Hypercall(xen.HYPERVISOR_set_timer_op, "set_timer_op", sched_op.set_timer_op, 1),
+    Hypercall(xen.HYPERVISOR_xen_version, "xen_version", xen_version.xen_version, 2),
+    Hypercall(xen.HYPERVISOR_console_io, "console_io", console_io.console_io, 3),
+    Hypercall(xen.HYPERVISOR_grant_table_op, "grant_table_op", grant_table_op.grant_table_op, 3),
+    Hypercall(xen.HYPERVISOR_vm_assist, "vm_assist", cpu_ops.vm_assist, 2),
+    Hypercall(xen.HYPERVISOR_update_va_mapping_otherdomain, "update_va_mapping_otherdomain", mmu_ops.update_va_mapping_otherdomain, 4),
+    Hypercall(xen.HYPERVISOR_iret, "iret", None, 0),
+    Hypercall(xen.HYPERVISOR_vcpu_op, "vcpu_op", vcpu_op.vcpu_op, 3),
+    Hypercall(xen.HYPERVISOR_set_segment_base, "set_segment_base", cpu_ops.set_segment_base, 2),
+    Hypercall(xen.HYPERVISOR_mmuext_op, "mmuext_op", mmu_ops.mmuext_op, 4),
+    Hypercall(xen.HYPERVISOR_nmi_op, "nmi_op", callback_op.nmi_op, 2),
+    Hypercall(xen.HYPERVISOR_sched_op, "sched_op", sched_op.sched_op, 2),
+    Hypercall(xen.HYPERVISOR_callback_op, "callback_op", callback_op.callback_op, 2),
+    Hypercall(xen.HYPERVISOR_event_channel_op, "event_channel_op", event_channel_op.event_channel_op, 2),
+    Hypercall(xen.HYPERVISOR_physdev_op, "physdev_op", physdev_op.physdev_op, 2),
+    Hypercall(xen.HYPERVISOR_sysctl, "sysctl", _privileged, 1, privileged=True),
+    Hypercall(xen.HYPERVISOR_domctl, "domctl", _privileged, 1, privileged=True),
+)
+TABLE = {entry.number: entry for entry in HYPERCALLS}
+_ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+
+
+def _getter(count: int) -> Callable[[CpuState], tuple[int, ...]]:
+    """Reads the first ``count`` argument registers as a tuple."""
+    if count == 0:
+        return lambda state: ()
+    if count == 1:
+        return lambda state: (state.rdi,)
+    return operator.attrgetter(*_ARGUMENT_REGISTERS[:count])
+
+
+_GETTERS = {entry.number: _getter(entry.arguments) for entry in HYPERCALLS}
+_ALL_ARGUMENTS = _getter(6)
+
+
+def dispatch(vcpu: Vcpu) -> None:
+    """A hypercall of the guest kernel: the number in RAX, arguments in RDI, RSI, RDX, R10, R8, R9; the result to RAX."""
+    state = vcpu.state
+    number = state.rax
+    hooks = vcpu.hypervisor.hooks
+    vcpu.current_hypercall = number
+    if hooks.before_hypercall or hooks.after_hypercall:
+        _observed(vcpu, number)
+    elif number == xen.HYPERVISOR_iret:
+        vcpu.domain.count_hypercall(number)
+        traps.hypercall_iret(vcpu)
+    else:
+        state.rcx, state.r11 = state.rip, state.rflags
+        getter = _GETTERS.get(number, _ALL_ARGUMENTS)
+        try:
+            state.rax = call(vcpu, number, getter(state)) & MASK64
+        except Preempted as continuation:
+            _continue_later(vcpu, continuation)
+    vcpu.current_hypercall = None
+
+
+def _continue_later(vcpu: Vcpu, continuation: Preempted) -> None:
+    """Execute the hypercall instruction again, with the arguments that are left (hypercall_create_continuation)."""
+    state = vcpu.state
+    for register, value in zip(_ARGUMENT_REGISTERS, continuation.arguments, strict=False):
+        setattr(state, register, value)
+    state.rip -= SYSCALL_LENGTH
+
+
+def _observed(vcpu: Vcpu, number: int) -> None:
+    """As ``dispatch``, telling the subscribers before and after."""
+    state = vcpu.state
+    hooks = vcpu.hypervisor.hooks
+    entry = TABLE.get(number)
+    name = entry.name if entry else f"hypercall {number}"
+    arguments = _GETTERS.get(number, _ALL_ARGUMENTS)(state)
+    event = HypercallEvent(vcpu.domain.domid, vcpu.vcpu_id, number, name, arguments, None)
+    hooks.publish(hooks.before_hypercall, event)
+    result = 0
+    if number == xen.HYPERVISOR_iret:
+        vcpu.domain.count_hypercall(number)
+        traps.hypercall_iret(vcpu)
+    else:
+        state.rcx, state.r11 = state.rip, state.rflags
+        try:
+            result = call(vcpu, number, arguments)
+            state.rax = result & MASK64
+        except Preempted as continuation:
+            _continue_later(vcpu, continuation)
+    if hooks.after_hypercall:
+        hooks.publish(hooks.after_hypercall, HypercallEvent(event.domid, event.vcpu, number, name, arguments, result))
+
+
+def call(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int:
+    """Run one hypercall. -> its result, a negative errno when refused."""
+    domain = vcpu.domain
+    entry = TABLE.get(number)
+    domain.count_hypercall(number)
+    if entry is None or entry.handler is None:
+        domain.note_unimplemented(f"hypercall {number}")
+        return -errno.ENOSYS
+    try:
+        return entry.handler(vcpu, *arguments[: entry.arguments])
+    except HypercallError as refusal:
+        return -refusal.errno
+    except GuestFault:
+        return -errno.EFAULT

@@ -1,0 +1,233 @@
+"""The hypervisor: machine memory, the engine, all domains, and the one lock that guards them.
+
+Locking: ``lock`` is held by every vCPU thread except while its guest runs or it sleeps, by the timer thread during callbacks, and by every
+call of Domain 0. Python's own lock is not relied on.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from pyxen.engine.interface import Engine, EngineFactory
+from pyxen.hypervisor import descriptors, execution, guest_access
+from pyxen.hypervisor.console_ring import ConsoleRing
+from pyxen.hypervisor.dom0 import Dom0
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
+from pyxen.hypervisor.domain import Domain
+from pyxen.hypervisor.event_channel import MAX_PORTS_2LEVEL
+from pyxen.hypervisor.frame_table import FrameTable
+from pyxen.hypervisor.guest_time import CORRECTION_PERIOD_NS, GuestTime
+from pyxen.hypervisor.hooks import Hooks
+from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames, MachineMemory
+from pyxen.hypervisor.page_tables import ACCESSED, DIRTY, NX, PRESENT, PSE, USER, PageTables
+from pyxen.hypervisor.timers import TimerQueue
+from pyxen.hypervisor.vcpu import Vcpu
+from pyxen.hypervisor.vcpu_op import runstate_image
+from pyxen.hypervisor.xen_version import VERSION
+
+INVALID_M2P_ENTRY = (1 << 64) - 1
+LARGE_PAGE_FRAMES = 512
+#: Domain ids of guests: 1 up to here (DOMID_FIRST_RESERVED is 0x7ff0).
+LAST_DOMID = 0x7FEF
+#: A vCPU that does not leave the guest within this is a defect of the engine.
+LEAVE_GUEST_TIMEOUT_S = 10.0
+
+
+class Hypervisor:
+    """One machine. ``memory_bytes`` is what all domains and Xen itself can use; it is taken from the host only as it is touched."""
+
+    def __init__(self, engine_factory: EngineFactory, *, memory_bytes: int, self_test: bool = True) -> None:
+        self.lock = threading.RLock()
+        self.left_guest = threading.Condition(self.lock)
+        self.console = ConsoleRing()
+        self.hooks = Hooks(self.log)
+        self.memory = MachineMemory(memory_bytes)
+        self.engine: Engine = engine_factory(self.memory.address, memory_bytes)
+        if self_test:
+            self.engine.self_test()
+        self.frames = FrameTable(self.memory)
+        self.frames.flush_stale = self._flush_stale
+        self.guest_time = GuestTime(self.engine)
+        self._build_xen_frames()
+        self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry)
+        self.guest_cr4_mask = 0x8 | 0x4
+        self.timers = TimerQueue(self.lock, self.now, self._timer_failed)
+        self._domains: dict[int, Domain] = self.page_tables.domains
+        self._next_domid = 1
+        self._exception_handlers: list[Callable[[], None]] = []
+        self.closed = False
+        self._domains[0] = Domain(self, 0, kind="dom0", handle=bytes(16), max_evtchn_port=MAX_PORTS_2LEVEL)
+        self._domains[0].pause_count = 0
+        self.dom0: Dom0Hypercalls = Dom0(self)
+        with self.lock:
+            self._schedule_correction()
+        self.log(f"pyxen presents Xen {VERSION.major}.{VERSION.minor}{VERSION.extra}; engine {self.engine.name}")
+        self.log(f"machine memory {memory_bytes >> 20} MiB, TSC {self.guest_time.tsc_hz / 1e6:.3f} MHz")
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+    def _build_xen_frames(self) -> None:
+        """The machine-to-physical table with its page tables, and the page of Xen's own descriptors. The table is mapped by 2 MiB pages and so
+        aligned to them; the frames before it serve for the rest."""
+        memory = self.memory
+        spare = memory.allocate(OWNER_XEN, LARGE_PAGE_FRAMES - 1).tolist()
+        large_pages = -(-memory.total_frames * 8 // (LARGE_PAGE_FRAMES * 4096))
+        table = memory.allocate(OWNER_XEN, large_pages * LARGE_PAGE_FRAMES)
+        start = int(table[0])
+        self.m2p_octets = memory.total_frames * 8
+        self.m2p = memory.words[start << 9 : (start << 9) + memory.total_frames]
+        self.m2p_array: Frames = memory.tables.reshape(-1)[start << 9 : (start << 9) + memory.total_frames]
+        upper, lower, self.gdt_frame = spare[0], spare[1], spare[2]
+        memory.words[upper << 9] = lower << 12 | PRESENT | USER | ACCESSED
+        for page in range(large_pages):
+            address = start + page * LARGE_PAGE_FRAMES << 12
+            memory.words[(lower << 9) + page] = address | PRESENT | USER | ACCESSED | DIRTY | PSE | NX
+        self._m2p_entry = upper << 12 | PRESENT | USER | ACCESSED
+        for index, descriptor in descriptors.xen_descriptor_page():
+            memory.words[(self.gdt_frame << 9) + index] = descriptor
+
+    def now(self) -> int:
+        """System time in nanoseconds."""
+        return self.guest_time.now()
+
+    def _schedule_correction(self) -> None:
+        def correct() -> None:
+            self.guest_time.correct()
+            self._schedule_correction()
+
+        self.timers.add(self.now() + CORRECTION_PERIOD_NS, correct)
+
+    # -- log -----------------------------------------------------------------------------------------------------------
+    def log(self, text: str) -> None:
+        """One line into ``xl dmesg``."""
+        self.console.write(text)
+
+    def guest_log(self, domid: int, text: str) -> None:
+        """One line that a guest caused: rate limited."""
+        self.console.write_guest(domid, text)
+
+    def _timer_failed(self, error: BaseException) -> None:
+        self.log(f"internal error in a timer: {error!r}")
+
+    # -- domains -------------------------------------------------------------------------------------------------------
+    def domain(self, domid: int) -> Domain:
+        """ESRCH when there is none."""
+        domain = self._domains.get(domid)
+        if domain is None:
+            raise HypercallError(errno.ESRCH, f"there is no domain {domid}")
+        return domain
+
+    def domains(self) -> list[Domain]:
+        """All, by id."""
+        return [self._domains[domid] for domid in sorted(self._domains)]
+
+    def create_domain(self, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int, max_grant_frames: int) -> Domain:
+        """An empty, paused domain. ENOSPC, ENOMEM."""
+        domid = self._free_domid()
+        domain = Domain(self, domid, kind=kind, handle=handle, max_evtchn_port=max_evtchn_port)
+        self._domains[domid] = domain
+        try:
+            domain.build(max_vcpus, max_grant_frames)
+        except BaseException:
+            domain.release_resources()
+            for vcpu in domain.vcpus:
+                vcpu.cpu.close()
+            del self._domains[domid]
+            raise
+        self._next_domid = domid + 1
+        domain.publish("created")
+        return domain
+
+    def _free_domid(self) -> int:
+        for candidate in (*range(self._next_domid, LAST_DOMID + 1), *range(1, self._next_domid)):
+            if candidate not in self._domains:
+                return candidate
+        raise HypercallError(errno.ENOSPC, "all domain ids are in use")
+
+    def forget_domain(self, domain: Domain) -> None:
+        """The last of it is gone."""
+        del self._domains[domain.domid]
+        domain.publish("destroyed")
+        self.notify_domain_exception()
+
+    def add_exception_handler(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """VIRQ_DOM_EXC for Domain 0's programs. -> a function that takes it back."""
+        self._exception_handlers.append(handler)
+
+        def remove() -> None:
+            with self.lock:
+                if handler in self._exception_handlers:
+                    self._exception_handlers.remove(handler)
+
+        return remove
+
+    def notify_domain_exception(self) -> None:
+        """Some domain's life changed."""
+        for handler in tuple(self._exception_handlers):
+            handler()
+
+    # -- vCPUs -----------------------------------------------------------------------------------------------------------
+    def bring_up(self, vcpu: Vcpu) -> None:
+        """VCPUOP_up: it may run from now on."""
+        vcpu.online = True
+        if vcpu.thread is None:
+            execution.start(vcpu)
+        vcpu.update_runstate()
+        vcpu.kick()
+
+    def stop_briefly(self, vcpu: Vcpu, caller: Vcpu | None) -> None:
+        """Return when ``vcpu`` is not executing guest code; it can't start again before the lock is free. ``caller`` itself never is."""
+        if vcpu is caller or not vcpu.in_guest:
+            return
+        vcpu.domain.waiting_for_exit += 1
+        deadline = time.monotonic() + LEAVE_GUEST_TIMEOUT_S
+        try:
+            while vcpu.in_guest:
+                vcpu.cpu.kick()
+                self.left_guest.wait(0.05)
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"vCPU {vcpu.vcpu_id} of domain {vcpu.domain.domid} does not leave the guest")
+        finally:
+            vcpu.domain.waiting_for_exit -= 1
+
+    def _flush_stale(self, owner: int, stamp: int) -> None:
+        domain = self._domains.get(owner)
+        if domain is not None and domain.vcpus:
+            domain.address_space.flush_stale(stamp)
+
+    def note_write(self, mfn: int) -> None:
+        """The hypervisor wrote to a guest's frame: code translated from it is void, in every vCPU of its owner."""
+        if self.engine.has_translated_code(mfn):
+            domain = self._domains.get(self.memory.owner[mfn])
+            for vcpu in domain.vcpus if domain is not None else ():
+                vcpu.cpu.invalidate_frame(mfn)
+
+    def write_areas(self, vcpu: Vcpu) -> None:
+        """Runstate and time as the guest asked to have them in its own memory. A bad address is the guest's loss, as on Xen."""
+        try:
+            if vcpu.runstate_area and vcpu.runstate_changed:
+                vcpu.runstate_changed = False
+                guest_access.write_kernel(vcpu, vcpu.runstate_area, runstate_image(vcpu))
+            if vcpu.time_area and vcpu.time_area_generation != self.guest_time.generation:
+                vcpu.time_area_generation = self.guest_time.generation
+                guest_access.write_kernel(vcpu, vcpu.time_area, self.guest_time.image())
+        except guest_access.GuestFault:
+            pass
+
+    # -- end -----------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Destroy all guests and stop the timer thread."""
+        self.closed = True
+        for domain in self.domains():
+            if domain.domid:
+                self.dom0.destroy_domain(domain.domid)
+        self.timers.close()
+        self.memory.close()
+
+    def new_frames(self, frames: Frames) -> None:
+        """Frames that a domain just got: no physical address yet."""
+        self.m2p_array[frames] = np.uint64(INVALID_M2P_ENTRY)

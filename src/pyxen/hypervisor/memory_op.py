@@ -1,0 +1,149 @@
+"""memory_op: a domain's reservation, ballooning, and where the M2P table is (memory.h, Xen's common/memory.c)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyxen.abi import memory as abi
+from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError
+from pyxen.hypervisor.preemption import BUDGET, Preempted
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+COMMAND_MASK = 0x3F  #: MEMOP_CMD_MASK; the rest of the command counts the extents already done
+START_SHIFT = 6
+M2P_START = 0xFFFF_8000_0000_0000
+#: Largest extent order of a domain without hardware (CONFIG_DOMU_MAX_ORDER).
+MAX_ORDER = 9
+
+
+def memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    """The result is the operation's: often a count of extents or pages."""
+    operation = _OPERATIONS.get(command & COMMAND_MASK)
+    if operation is None:
+        vcpu.domain.note_unimplemented(f"memory_op {command & COMMAND_MASK}")
+        return -errno.ENOSYS
+    return operation(vcpu, command, argument)
+
+
+def _check_self(vcpu: Vcpu, domid: int) -> None:
+    if domid not in (DOMID_SELF, vcpu.domain.domid):
+        raise HypercallError(errno.EPERM, f"memory of domain {domid}")
+
+
+def _maximum_ram_page(vcpu: Vcpu, command: int, argument: int) -> int:
+    return vcpu.hypervisor.memory.total_frames - 1
+
+
+def _current_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
+    _check_self(vcpu, guest_access.read_structure(vcpu, argument, abi.memory_domain).domid)
+    return vcpu.domain.total_pages
+
+
+def _maximum_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
+    _check_self(vcpu, guest_access.read_structure(vcpu, argument, abi.memory_domain).domid)
+    return vcpu.domain.max_pages
+
+
+def _machphys_mapping(vcpu: Vcpu, command: int, argument: int) -> int:
+    mapping = abi.machphys_mapping()
+    mapping.v_start = M2P_START
+    mapping.v_end = M2P_START + vcpu.hypervisor.m2p_octets
+    mapping.max_mfn = vcpu.hypervisor.memory.total_frames - 1
+    guest_access.write_structure(vcpu, argument, mapping)
+    return 0
+
+
+def _reservation(vcpu: Vcpu, command: int, argument: int) -> tuple[abi.memory_reservation, int, int]:
+    """(arguments, first extent to do, extents to do). The start index in the command is the guest's word: EINVAL beyond the list is Xen's answer."""
+    reservation = guest_access.read_structure(vcpu, argument, abi.memory_reservation)
+    _check_self(vcpu, reservation.domid)
+    start = command >> START_SHIFT
+    if start > reservation.nr_extents or reservation.extent_order > MAX_ORDER:
+        raise HypercallError(errno.EPERM if reservation.extent_order > MAX_ORDER else errno.EINVAL, "extents of a reservation")
+    return reservation, start, reservation.nr_extents
+
+
+def _populate_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
+    """Give frames at the PFNs listed; their MFNs replace the PFNs. -> extents done in all."""
+    reservation, start, count = _reservation(vcpu, command, argument)
+    pages = 1 << reservation.extent_order
+    domain = vcpu.domain
+    for index in range(start, count):
+        if index - start == BUDGET:
+            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+        where = reservation.extent_start + 8 * index
+        pfn = guest_access.read_word(vcpu, where)
+        guest_access.translate(vcpu, where, write=True)
+        try:
+            frames = _allocate_extent(vcpu, pages)
+        except HypercallError:
+            return index
+        for page, mfn in enumerate(frames):
+            domain.hypervisor.m2p[mfn] = pfn + page
+        guest_access.write_word(vcpu, where, frames[0])
+    return count
+
+
+def _increase_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
+    """Give frames; their MFNs go to the list if there is one. -> extents done in all."""
+    reservation, start, count = _reservation(vcpu, command, argument)
+    pages = 1 << reservation.extent_order
+    for index in range(start, count):
+        if index - start == BUDGET:
+            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+        try:
+            frames = _allocate_extent(vcpu, pages)
+        except HypercallError:
+            return index
+        if reservation.extent_start:
+            guest_access.write_word(vcpu, reservation.extent_start + 8 * index, frames[0])
+    return count
+
+
+def _allocate_extent(vcpu: Vcpu, pages: int) -> list[int]:
+    """One extent of contiguous frames. ENOMEM also when the allocator's frames are not contiguous."""
+    domain = vcpu.domain
+    frames: list[int] = domain.allocate_frames(pages).tolist()
+    if frames[-1] - frames[0] != pages - 1:
+        for mfn in frames:
+            domain.release_frame(mfn)
+        raise HypercallError(errno.ENOMEM, "no contiguous extent")
+    return frames
+
+
+def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
+    """Take back the frames (MFNs) listed. -> extents done in all."""
+    reservation, start, count = _reservation(vcpu, command, argument)
+    for index in range(start, count):
+        if index - start == BUDGET:
+            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+        mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
+        try:
+            for page in range(1 << reservation.extent_order):
+                vcpu.domain.release_frame(mfn + page)
+        except HypercallError as refusal:
+            vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {refusal.reason}")
+            return index
+    return count
+
+
+def _memory_map(vcpu: Vcpu, command: int, argument: int) -> int:
+    """A PV domain has a map only if its builder gave it one; ours does not, and the guest makes its own from nr_pages."""
+    return -errno.ENOSYS
+
+
+_OPERATIONS: dict[int, Callable[[Vcpu, int, int], int]] = {
+    abi.XENMEM_increase_reservation: _increase_reservation,
+    abi.XENMEM_decrease_reservation: _decrease_reservation,
+    abi.XENMEM_populate_physmap: _populate_physmap,
+    abi.XENMEM_maximum_ram_page: _maximum_ram_page,
+    abi.XENMEM_current_reservation: _current_reservation,
+    abi.XENMEM_maximum_reservation: _maximum_reservation,
+    abi.XENMEM_memory_map: _memory_map,
+    abi.XENMEM_machphys_mapping: _machphys_mapping,
+}

@@ -1,0 +1,79 @@
+"""Model-specific registers that a PV guest may read and write (Xen's pv/emul-priv-op.c and msr.c): a table, all others are #GP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyxen.engine.interface import FS, GS, Dirty
+from pyxen.hypervisor.guest_access import LOWER_HALF_END, XEN_RANGE_END
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+MSR_EFER = 0xC0000080
+MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE = 0xC0000100, 0xC0000101, 0xC0000102
+MSR_TSC_AUX = 0xC0000103
+MSR_PAT, MSR_PLATFORM_INFO, MSR_ARCH_CAPABILITIES, MSR_MISC_FEATURES = 0x277, 0xCE, 0x10A, 0x140
+MSR_PLATFORM_ID, MSR_PATCH_LEVEL, MSR_PERF_STATUS, MSR_PERF_CONTROL = 0x17, 0x8B, 0x198, 0x199
+MSR_MISC_ENABLE = 0x1A0
+
+#: What every PV guest reads.
+CONSTANT = {
+    MSR_EFER: 0xD01,  # SCE, LME, LMA, NXE
+    MSR_PAT: 0x050100070406,  # Xen's PAT
+    MSR_PLATFORM_INFO: 1 << 31,  # CPUID faulting is available
+    MSR_ARCH_CAPABILITIES: 0,
+    MSR_PLATFORM_ID: 0,
+    MSR_PATCH_LEVEL: 0,
+    MSR_PERF_STATUS: 0,
+    MSR_PERF_CONTROL: 0,
+    MSR_MISC_ENABLE: 1 << 11 | 1 << 12,  # BTS and PEBS are unavailable
+}
+#: Writes that Xen accepts and forgets.
+IGNORED_WRITES = frozenset((MSR_PATCH_LEVEL, 0x79, MSR_PERF_CONTROL, MSR_MISC_ENABLE))
+
+
+def read(vcpu: Vcpu, register: int) -> int | None:
+    """The register's value, or None for #GP."""
+    state = vcpu.state
+    if register == MSR_FS_BASE:
+        return int(state.segs[FS].base)
+    if register == MSR_GS_BASE:
+        return int(state.segs[GS].base)
+    if register == MSR_KERNEL_GS_BASE:
+        return vcpu.gs_base_other
+    if register == MSR_TSC_AUX:
+        return int(state.tsc_aux)
+    if register == MSR_MISC_FEATURES:
+        return 0
+    return CONSTANT.get(register)
+
+
+def is_guest_address(address: int) -> bool:
+    """Whether a segment base may point there: canonical and not in Xen's range."""
+    return address < LOWER_HALF_END or XEN_RANGE_END <= address < 1 << 64
+
+
+def write(vcpu: Vcpu, register: int, value: int) -> bool:
+    """Write it. False for #GP."""
+    state = vcpu.state
+    if register in (MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE):
+        if not is_guest_address(value):
+            return False
+        if register == MSR_KERNEL_GS_BASE:
+            vcpu.gs_base_other = value
+        else:
+            state.segs[FS if register == MSR_FS_BASE else GS].base = value
+            state.dirty |= Dirty.SEGMENTS
+        return True
+    if register == MSR_TSC_AUX:
+        if value >> 32:
+            return False
+        state.tsc_aux = value
+        state.dirty |= Dirty.MSRS
+        return True
+    if register == MSR_EFER:
+        return value == CONSTANT[MSR_EFER]
+    if register == MSR_MISC_FEATURES:
+        return not value
+    return register in IGNORED_WRITES

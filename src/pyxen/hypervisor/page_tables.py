@@ -1,0 +1,191 @@
+"""Direct paging: a PV guest writes its page tables through these checks, and only through them.
+
+An entry may refer only to frames of its domain; a table's frame has the type of its level while anything refers to it, so no guest has a
+writable mapping of it; Xen's slots of an L4 table belong to Xen. The rules and errno values are Xen's (arch/x86/mm.c).
+
+All methods are called with the hypervisor lock held.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyxen.hypervisor.dom0_interface import HypercallError
+from pyxen.hypervisor.frame_table import L1, L2, L4, SEGMENT_DESCRIPTORS, FrameTable
+from pyxen.hypervisor.machine_memory import MachineMemory
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+
+PRESENT, RW, USER, ACCESSED, DIRTY, PSE = 1, 2, 4, 0x20, 0x40, 0x80
+NX = 1 << 63
+ADDRESS = 0x000F_FFFF_FFFF_F000
+#: Cache attributes, PSE/PAT and GLOBAL are Xen's to set; bit 62 marks grant mappings in an L1 entry.
+DISALLOWED = 0x198
+L1_DISALLOWED = DISALLOWED | 1 << 62
+
+FIRST_XEN_SLOT, LAST_XEN_SLOT = 256, 271  #: L4 slots that Xen keeps (xen-x86_64.h: HYPERVISOR_VIRT_START..END)
+M2P_SLOT, PER_DOMAIN_SLOT = 256, 260
+
+_ENTRY_ADDRESS = np.uint64(ADDRESS)
+_SHIFT = np.uint64(12)
+
+
+class PageTables:
+    """Checks and reference counts of page-table entries. One for the whole machine."""
+
+    def __init__(self, memory: MachineMemory, frames: FrameTable, m2p_entry: int) -> None:
+        """``m2p_entry``: the L4 entry that maps the machine-to-physical table, the same in every address space."""
+        self._memory = memory
+        self._words = memory.words
+        self._frames = frames
+        self._m2p_entry = m2p_entry
+        self.domains: dict[int, Domain] = {}
+        frames.validate = self._validate
+        frames.devalidate = self._devalidate
+
+    # -- one entry -------------------------------------------------------------------------------------------------
+    def _get_entry(self, level: int, entry: int, domid: int) -> None:
+        """Take the references of one present entry of a ``level`` table."""
+        mfn = (entry & ADDRESS) >> 12
+        if level == L1:
+            if entry & L1_DISALLOWED:
+                raise HypercallError(errno.EINVAL, f"L1 entry {entry:#x} has reserved bits")
+            self._frames.get(mfn, domid)
+            if entry & RW:
+                try:
+                    self._frames.get_type(mfn, 6)
+                except HypercallError:
+                    self._frames.put(mfn)
+                    raise
+            return
+        if entry & DISALLOWED:
+            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has reserved bits (superpages are refused)")
+        self._frames.get_page_and_type(mfn, domid, level - 1)
+
+    def _put_entry(self, level: int, entry: int) -> None:
+        mfn = (entry & ADDRESS) >> 12
+        if level == L1:
+            if entry & RW:
+                self._frames.put_type(mfn)
+            self._frames.put(mfn)
+        else:
+            self._frames.put_page_and_type(mfn)
+
+    def write_entry(
+        self, domain: Domain, address: int, entry: int, *, preserve_accessed: bool = False, expected: int | None = None
+    ) -> bool:
+        """Replace the entry at machine ``address``, which lies in a validated table of ``domain``.
+
+        With ``expected`` the write happens only if that is the present value (-> False otherwise: somebody else's write came between).
+        EINVAL, EPERM, EBUSY as the new entry deserves; the old one then stays.
+        """
+        level = self._frames.type[address >> 12]
+        if level == L4 and FIRST_XEN_SLOT <= (address & 0xFFF) >> 3 <= LAST_XEN_SLOT:
+            raise HypercallError(errno.EINVAL, "the L4 slot is Xen's")
+        words = self._words
+        index = address >> 3
+        old = words[index]
+        if expected is not None and old != expected:
+            return False
+        if preserve_accessed:
+            entry |= old & (ACCESSED | DIRTY)
+        if old & PRESENT:
+            if entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS):
+                self._check_flags(level, entry)
+                words[index] = entry
+                return True
+            if entry & PRESENT:
+                self._get_entry(level, entry, domain.domid)
+            words[index] = entry
+            self._put_entry(level, old)
+        else:
+            if entry & PRESENT:
+                self._get_entry(level, entry, domain.domid)
+            words[index] = entry
+        return True
+
+    def _check_flags(self, level: int, entry: int) -> None:
+        if entry & (L1_DISALLOWED if level == L1 else DISALLOWED):
+            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has reserved bits")
+
+    # -- whole tables (called by FrameTable when a type appears or goes) ---------------------------------------------
+    def _validate(self, mfn: int, kind: int) -> None:
+        domain = self.domains.get(self._memory.owner[mfn])
+        if domain is None:
+            raise HypercallError(errno.EINVAL, f"frame {mfn:#x} belongs to no domain")
+        if kind == L1:
+            self._validate_l1(mfn, domain.domid)
+        elif kind == SEGMENT_DESCRIPTORS:
+            domain.validate_descriptor_page(mfn)
+        else:
+            self._validate_upper(mfn, kind, domain)
+
+    def _validate_l1(self, mfn: int, domid: int) -> None:
+        table = self._memory.tables[mfn]
+        entries = table[(table & np.uint64(PRESENT)) != 0]
+        if (entries & np.uint64(L1_DISALLOWED)).any():
+            raise HypercallError(errno.EINVAL, f"L1 table {mfn:#x} has entries with reserved bits")
+        mfns = (entries & _ENTRY_ADDRESS) >> _SHIFT
+        self._frames.get_many(mfns, mfns[(entries & np.uint64(RW)) != 0], domid)
+
+    def _validate_upper(self, mfn: int, level: int, domain: Domain) -> None:
+        table = self._memory.tables[mfn]
+        taken: list[int] = []
+        try:
+            for slot in np.flatnonzero(table & np.uint64(PRESENT)).tolist():
+                if level == L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
+                    continue
+                entry = int(table[slot])
+                self._get_entry(level, entry, domain.domid)
+                taken.append(entry)
+        except HypercallError:
+            for entry in taken:
+                self._put_entry(level, entry)
+            raise
+        if level == L4:
+            table[FIRST_XEN_SLOT : LAST_XEN_SLOT + 1] = 0
+            table[M2P_SLOT] = self._m2p_entry
+            table[PER_DOMAIN_SLOT] = domain.per_domain_entry
+
+    def _devalidate(self, mfn: int, kind: int) -> None:
+        if kind == SEGMENT_DESCRIPTORS:
+            return
+        table = self._memory.tables[mfn]
+        if kind == L4:
+            table[FIRST_XEN_SLOT : LAST_XEN_SLOT + 1] = 0
+        present = table[(table & np.uint64(PRESENT)) != 0]
+        if kind == L1:
+            mfns = (present & _ENTRY_ADDRESS) >> _SHIFT
+            self._frames.put_many(mfns, mfns[(present & np.uint64(RW)) != 0])
+            return
+        for entry in present.tolist():
+            self._put_entry(kind, entry)
+
+    # -- finding entries -------------------------------------------------------------------------------------------
+    def l1_entry_address(self, root: int, linear: int) -> int | None:
+        """Machine address of the L1 entry that maps ``linear`` in the address space at machine address ``root``; None when there is no L1
+        table for it, or the address is Xen's."""
+        if FIRST_XEN_SLOT <= (linear >> 39) & 0x1FF <= LAST_XEN_SLOT:
+            return None
+        words = self._words
+        entry = words[(root + ((linear >> 36) & 0xFF8)) >> 3]
+        if not entry & PRESENT:
+            return None
+        entry = words[((entry & ADDRESS) + ((linear >> 27) & 0xFF8)) >> 3]
+        if not entry & PRESENT:
+            return None
+        entry = words[((entry & ADDRESS) + ((linear >> 18) & 0xFF8)) >> 3]
+        if not entry & PRESENT:
+            return None
+        return (entry & ADDRESS) + ((linear >> 9) & 0xFF8)
+
+    def is_table(self, mfn: int) -> bool:
+        """Whether the frame is in use as a page table."""
+        return bool(self._frames.type_count[mfn]) and L1 <= self._frames.type[mfn] <= L4
+
+
+__all__ = ["ACCESSED", "ADDRESS", "DIRTY", "L2", "NX", "PRESENT", "PSE", "RW", "USER", "PageTables"]

@@ -1,0 +1,157 @@
+"""sched_op and set_timer_op: yield, block, poll, shut down, the watchdog, the one-shot timer (sched.h)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyxen.abi import sched as abi
+from pyxen.abi.xen import VIRQ_TIMER
+from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.dom0_interface import ShutdownReason
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+MAX_POLL_PORTS = 128
+WATCHDOGS = 2
+#: A timeout further away than this is taken as "never", as Linux relies on for negative deltas (Xen: do_set_timer_op).
+FAR_AWAY_NS = 1 << 62
+
+
+def sched_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    """-ENOSYS for a command that is not there."""
+    operation = _OPERATIONS.get(command)
+    if operation is None:
+        vcpu.domain.note_unimplemented(f"sched_op {command}")
+        return -errno.ENOSYS
+    return operation(vcpu, argument)
+
+
+def sched_op_compat(vcpu: Vcpu, command: int, argument: int) -> int:
+    """The old form: the shutdown reason is the argument itself."""
+    if command == abi.SCHEDOP_shutdown:
+        return _shut_down(vcpu, argument)
+    if command in (abi.SCHEDOP_yield, abi.SCHEDOP_block):
+        return _OPERATIONS[command](vcpu, 0)
+    return -errno.ENOSYS
+
+
+def block(vcpu: Vcpu) -> None:
+    """Let events in and sleep until there is one."""
+    vcpu.events_masked = False
+    if not vcpu.octets[vcpu.info]:
+        vcpu.block()
+
+
+def _yield(vcpu: Vcpu, argument: int) -> int:
+    """Nothing to do: the host's scheduler gets its chance at every exit."""
+    return 0
+
+
+def _block(vcpu: Vcpu, argument: int) -> int:
+    block(vcpu)
+    return 0
+
+
+def _poll(vcpu: Vcpu, argument: int) -> int:
+    """Sleep until one of the ports is pending or the time has come. Event delivery stays as it is."""
+    poll = guest_access.read_structure(vcpu, argument, abi.sched_poll)
+    if poll.nr_ports > MAX_POLL_PORTS:
+        return -errno.EINVAL
+    ports = struct.unpack(f"<{poll.nr_ports}I", guest_access.read(vcpu, poll.ports, 4 * poll.nr_ports)) if poll.nr_ports else ()
+    channels = vcpu.domain.event_channels
+    for port in ports:
+        channels.status(port)
+    if any(channels.is_pending(port) for port in ports):
+        return 0
+    if poll.timeout:
+        if poll.timeout <= vcpu.hypervisor.now():
+            return 0
+        vcpu.poll_timer = vcpu.hypervisor.timers.add(poll.timeout, vcpu.wake)
+    vcpu.polled_ports = ports
+    vcpu.block()
+    return 0
+
+
+def _shutdown(vcpu: Vcpu, argument: int) -> int:
+    return _shut_down(vcpu, guest_access.read_structure(vcpu, argument, abi.sched_shutdown).reason)
+
+
+def _shut_down(vcpu: Vcpu, untrusted_reason: int) -> int:
+    if untrusted_reason > abi.SHUTDOWN_MAX:
+        return -errno.EINVAL
+    domain = vcpu.domain
+    reason = domain.shutdown_code if domain.shutdown_code is not None else ShutdownReason(untrusted_reason)
+    if reason is ShutdownReason.CRASH:
+        domain.crash_cause = domain.crash_cause or "the guest said so (SCHEDOP_shutdown, SHUTDOWN_crash)"
+    vcpu.hypervisor.log(f"d{domain.domid} shut down: {reason.name.lower()}")
+    domain.shut_down(reason)
+    return 0
+
+
+def _shutdown_code(vcpu: Vcpu, argument: int) -> int:
+    """Remember the reason; the shutdown follows."""
+    reason = guest_access.read_structure(vcpu, argument, abi.sched_shutdown).reason
+    if reason > abi.SHUTDOWN_MAX:
+        return -errno.EINVAL
+    vcpu.domain.shutdown_code = ShutdownReason(reason)
+    return 0
+
+
+def _remote_shutdown(vcpu: Vcpu, argument: int) -> int:
+    guest_access.read_structure(vcpu, argument, abi.sched_remote_shutdown)
+    return -errno.EPERM
+
+
+def _watchdog(vcpu: Vcpu, argument: int) -> int:
+    """A timer that shuts the domain down unless it is set again. id 0: a new one -> its id; timeout 0: stop it."""
+    op = guest_access.read_structure(vcpu, argument, abi.sched_watchdog)
+    domain = vcpu.domain
+    if op.id > WATCHDOGS:
+        return -errno.EINVAL
+    if not op.id:
+        if not op.timeout:
+            return -errno.EINVAL
+        free = [number for number in range(1, WATCHDOGS + 1) if number not in domain.watchdogs]
+        if not free:
+            return -errno.ENOSPC
+        domain.set_watchdog(free[0], op.timeout)
+        return free[0]
+    if op.id not in domain.watchdogs:
+        return -errno.EINVAL
+    domain.set_watchdog(op.id, op.timeout)
+    return 0
+
+
+_OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
+    abi.SCHEDOP_yield: _yield,
+    abi.SCHEDOP_block: _block,
+    abi.SCHEDOP_shutdown: _shutdown,
+    abi.SCHEDOP_poll: _poll,
+    abi.SCHEDOP_remote_shutdown: _remote_shutdown,
+    abi.SCHEDOP_shutdown_code: _shutdown_code,
+    abi.SCHEDOP_watchdog: _watchdog,
+}
+
+
+def arm_singleshot(vcpu: Vcpu, deadline_ns: int | None) -> None:
+    """VIRQ_TIMER at ``deadline_ns`` in place of whatever was armed; None disarms."""
+    if vcpu.singleshot_timer is not None:
+        vcpu.singleshot_timer.cancel()
+        vcpu.singleshot_timer = None
+    if deadline_ns is not None:
+        vcpu.singleshot_timer = vcpu.hypervisor.timers.add(deadline_ns, lambda: _tick(vcpu))
+
+
+def _tick(vcpu: Vcpu) -> None:
+    vcpu.singleshot_timer = None
+    vcpu.domain.event_channels.send_virq(vcpu, VIRQ_TIMER)
+
+
+def set_timer_op(vcpu: Vcpu, timeout: int) -> int:
+    """The one-shot timer in its old form; 0 stops it."""
+    arm_singleshot(vcpu, timeout if 0 < timeout < FAR_AWAY_NS else None)
+    return 0

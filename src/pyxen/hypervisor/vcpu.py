@@ -1,0 +1,194 @@
+"""A virtual CPU of a PV domain: what Xen keeps of it, and how it is stopped, kicked and woken.
+
+State that the guest can see lives in ``state`` (the engine's block) and in the guest's vcpu_info; the rest is here. Everything is guarded
+by the hypervisor lock but ``kick``.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyxen.abi import vcpu as abi_vcpu
+from pyxen.engine.interface import Dirty, VirtualCpu
+from pyxen.hypervisor.runstate import Runstate
+from pyxen.hypervisor.timers import Timer
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+
+FLAT_KERNEL_CS, FLAT_KERNEL_SS = 0xE033, 0xE02B
+FLAT_USER_CS32 = 0xE023
+#: Descriptors of the flat selectors (second doubleword), as Xen's own GDT page has them.
+CODE64_ATTRIBUTES, CODE32_ATTRIBUTES, DATA_ATTRIBUTES = 0x00AFFB00, 0x00CFFB00, 0x00CFF300
+
+KERNEL_CPL, USER_CPL = 1, 3
+CR0_TS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TrapEntry:
+    """One line of the guest's trap table (struct trap_info)."""
+
+    address: int
+    dpl: int
+    masks_events: bool
+
+
+class Vcpu:
+    """See the module's text. ``info`` is the machine address of this vCPU's vcpu_info."""
+
+    def __init__(self, domain: Domain, vcpu_id: int, cpu: VirtualCpu, info: int) -> None:
+        self.domain = domain
+        self.hypervisor = domain.hypervisor
+        self.vcpu_id = vcpu_id
+        self.cpu = cpu
+        self.state = cpu.state
+        self.words = domain.hypervisor.memory.words
+        self.octets = domain.hypervisor.memory.octets
+        self.info = info
+        self.info_registered = False
+
+        self.kernel_mode = True
+        self.kernel_root = 0
+        self.user_root = 0
+        self.kernel_ss = FLAT_KERNEL_SS
+        self.kernel_sp = 0
+        self.gs_base_other = 0
+        self.iopl = 0
+        self.cr0 = 0x80050033
+        self.cr4 = 0
+        self.guest_dr7 = 0
+        self.io_bitmap: tuple[int, int] | None = None
+
+        self.traps: list[TrapEntry | None] = [None] * 256
+        self.event_callback = 0
+        self.failsafe_callback = 0
+        self.failsafe_masks_events = False
+        self.syscall_callback = 0
+        self.syscall_masks_events = False
+        self.syscall32_callback = 0
+        self.syscall32_masks_events = False
+        self.sysenter_callback = 0
+        self.sysenter_masks_events = False
+        self.nmi_callback = 0
+        self.nmi_pending = False
+        self.nmi_active = False
+
+        self.gdt_frames: list[int] = []
+        self.gdt_entries = 0
+        self.ldt_address = 0
+        self.ldt_entries = 0
+        self.ldt_frames: dict[int, int] = {}
+        self.segment_cache: dict[int, tuple[int, int, int]] = {}
+
+        self.initialised = False
+        self.current_hypercall: int | None = None
+        self.info_frame = 0
+        self.time_area_generation = 0
+        self.online = False
+        self.blocked = False
+        self.polled_ports: tuple[int, ...] = ()
+        self.pause_count = 0
+        self.poll_timer: Timer | None = None
+        self.singleshot_timer: Timer | None = None
+        self.periodic_timer: Timer | None = None
+        self.periodic_ns = 0
+        self.virqs: dict[int, int] = {}
+        self.time_area = 0
+        self.runstate_area = 0
+        self.runstate = Runstate()
+        self.runstate_changed = False
+        self.in_guest = False
+        self.flush_clock = 0
+        self.time_generation = 0
+        self.wakeup = threading.Condition(domain.hypervisor.lock)
+        self.thread: threading.Thread | None = None
+
+    # -- modes and roots ---------------------------------------------------------------------------------------------
+    def toggle_mode(self) -> None:
+        """Kernel to user or back: the other root, the other GS base, the other privilege. No flush: the TLB is tagged by privilege."""
+        state = self.state
+        base = state.segs[5]
+        base.base, self.gs_base_other = self.gs_base_other, base.base
+        self.kernel_mode = not self.kernel_mode
+        if self.kernel_mode:
+            state.cr3, state.cpl = self.kernel_root, KERNEL_CPL
+        else:
+            state.cr3, state.cpl = self.user_root, USER_CPL
+        state.dirty |= Dirty.SEGMENTS | Dirty.CONTROL
+
+    def set_flat_kernel_segments(self) -> None:
+        """CS and SS as a bounce to the guest kernel leaves them."""
+        segs = self.state.segs
+        cs, ss = segs[1], segs[2]
+        cs.selector, cs.attributes = FLAT_KERNEL_CS, CODE64_ATTRIBUTES
+        ss.selector, ss.attributes = FLAT_KERNEL_SS, DATA_ATTRIBUTES
+        cs.base = ss.base = 0
+        cs.limit = ss.limit = 0xFFFFFFFF
+        self.state.dirty |= Dirty.SEGMENTS
+
+    def request_flush(self) -> None:
+        """Forget all translations before the guest runs again. The vCPU must not be in the guest now (``Hypervisor.stop_briefly``)."""
+        frames = self.hypervisor.frames
+        frames.clock += 1
+        self.flush_clock = frames.clock
+        self.state.dirty |= Dirty.FLUSH_TLB
+
+    # -- stopping and waking -----------------------------------------------------------------------------------------
+    @property
+    def runnable(self) -> bool:
+        """Whether it may execute guest code now."""
+        return self.online and not self.blocked and not self.pause_count and not self.domain.paused
+
+    def kick(self) -> None:
+        """Make it look at its pending work: out of the guest, or out of its sleep. Lock held."""
+        if self.in_guest:
+            self.cpu.kick()
+        else:
+            self.wakeup.notify_all()
+
+    def wake(self) -> None:
+        """An event arrived: end SCHEDOP_block or poll."""
+        if self.blocked:
+            self.blocked = False
+            self.polled_ports = ()
+            if self.poll_timer is not None:
+                self.poll_timer.cancel()
+                self.poll_timer = None
+            self.update_runstate()
+        self.kick()
+
+    def block(self) -> None:
+        """Sleep until ``wake``. The thread notices when the current exit is done."""
+        self.blocked = True
+        self.update_runstate()
+
+    def update_runstate(self) -> None:
+        """Account the time since the last change to the state it was in, and enter the one it is in now."""
+        if self.runnable:
+            new = abi_vcpu.RUNSTATE_running if self.in_guest or self.thread is threading.current_thread() else abi_vcpu.RUNSTATE_runnable
+        elif self.blocked and not self.domain.paused and self.online:
+            new = abi_vcpu.RUNSTATE_blocked
+        else:
+            new = abi_vcpu.RUNSTATE_offline
+        self.runstate.change(new, self.hypervisor.now())
+        self.runstate_changed = True
+
+    # -- events ------------------------------------------------------------------------------------------------------
+    @property
+    def events_masked(self) -> bool:
+        """vcpu_info.evtchn_upcall_mask."""
+        return bool(self.octets[self.info + 1])
+
+    @events_masked.setter
+    def events_masked(self, value: bool) -> None:
+        self.octets[self.info + 1] = value
+
+    def stop_timers(self) -> None:
+        """Cancel everything that could still fire for this vCPU."""
+        for timer in (self.poll_timer, self.singleshot_timer, self.periodic_timer):
+            if timer is not None:
+                timer.cancel()
+        self.poll_timer = self.singleshot_timer = self.periodic_timer = None
