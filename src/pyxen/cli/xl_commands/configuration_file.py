@@ -13,6 +13,7 @@ from pyxen.host.protocol import ConfigText
 #: A configuration is written by hand. What is longer than this, in bytes, is some other file given by mistake.
 MAX_BYTES = 1 << 20
 _STANDARD_INPUT = ("-", "/dev/stdin")
+STDIN_DESCRIPTOR = 0
 
 
 def read_texts(arguments: list[str], path: str | None) -> list[ConfigText]:
@@ -35,7 +36,7 @@ def read_texts(arguments: list[str], path: str | None) -> list[ConfigText]:
 def _read(path: str) -> ConfigText:
     source = "<stdin>" if path in _STANDARD_INPUT else path
     try:
-        with open(0 if path in _STANDARD_INPUT else path, "rb", closefd=path not in _STANDARD_INPUT) as file:
+        with open(STDIN_DESCRIPTOR if path in _STANDARD_INPUT else path, "rb", closefd=path not in _STANDARD_INPUT) as file:
             untrusted_data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise CommandFailed(f"Failed to read config file: {source}: {error.strerror}") from None
