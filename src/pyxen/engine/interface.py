@@ -178,6 +178,12 @@ class Engine(Protocol):
     def tsc(self) -> int:
         """The counter that the guest's RDTSC reads now."""
 
+    def set_bits(self, machine: int, mask: int) -> int:
+        """Atomic OR of the 64-bit word at physical address ``machine``, against guests that run at this moment. -> the old value."""
+
+    def compare_exchange(self, machine: int, expected: int, new: int) -> bool:
+        """Atomic replacement of the 64-bit word at physical address ``machine`` if it is ``expected``. -> whether it was."""
+
     def self_test(self) -> None:
         """Prove on throw-away vCPUs that this build keeps the interface's promises. Raises ``EngineError`` naming the one that failed."""
 

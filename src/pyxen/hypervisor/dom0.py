@@ -320,8 +320,7 @@ class Dom0:
     def memory_list(self, domid: int) -> Frames:
         """XEN_DOMCTL_getmemlist."""
         with self._guest(domid):
-            frames: list[int] = np.flatnonzero(self._hypervisor.memory.owners == domid).tolist()
-            return frames
+            return np.flatnonzero(self._hypervisor.memory.owners == domid).astype(np.uint64)
 
     # -- event channels --------------------------------------------------------------------------------------------------
     def evtchn_alloc_unbound(self, domid: int, remote_domid: int) -> int:
