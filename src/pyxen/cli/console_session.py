@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import select
 import sys
 import time
@@ -27,6 +28,8 @@ ESCAPE = 0x1D
 #: How long keys are kept for a guest that does not read its console, in seconds.
 INPUT_PATIENCE = 2.0
 _CHUNK = 4096
+#: "Where is the cursor", "what are you": the terminal would answer today what the guest asked yesterday, as if the user had typed it.
+_TERMINAL_QUERIES = re.compile(rb"\x1b\[(?:\??[56]n|[>=]?0?c)")
 
 
 class ConsoleEnd(enum.Enum):
@@ -74,7 +77,7 @@ class ConsoleSession:
                 return True
             if output.lost:
                 self._write(f"\r\n[{output.lost} bytes of console output were lost]\r\n".encode())
-            self._write(output.data)
+            self._write(_TERMINAL_QUERIES.sub(b"", output.data) if output.replayed else output.data)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -395,6 +395,7 @@ class ConsoleOutput:
 
     data: bytes
     lost: int = 0  #: bytes before ``data`` that this reader was too slow for
+    replayed: bool = False  #: it is from before the attachment
 
 
 @dataclass(frozen=True)

@@ -276,12 +276,14 @@ class HostService:
 
     async def _console_attach(self, request: p.ConsoleAttachRequest, send: Callable[[p.ConsoleOutput], Awaitable[None]]) -> p.Nothing:
         history = self._toolstack.console(request.domid).history
-        position = history.start if request.replay else history.end
+        attached_at = history.end
+        position = history.start if request.replay else attached_at
         while True:
-            first, data = await history.read(position, _CONSOLE_CHUNK)
+            replayed = position < attached_at
+            first, data = await history.read(position, min(_CONSOLE_CHUNK, attached_at - position) if replayed else _CONSOLE_CHUNK)
             if not data:
                 return p.Nothing()
-            await send(p.ConsoleOutput(data, lost=first - position))
+            await send(p.ConsoleOutput(data, lost=first - position, replayed=replayed))
             position = first + len(data)
 
     async def _console_write(self, request: p.ConsoleInput) -> p.ConsoleAccepted:

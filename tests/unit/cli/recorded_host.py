@@ -63,6 +63,7 @@ class RecordedHost:
     calls: list[tuple[str, Any]] = field(default_factory=list)
     faults: dict[str, p.HostError] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    replayed_output: list[bytes] = field(default_factory=list)
     console_output: list[bytes] = field(default_factory=list)
     states: list[p.StateChange] = field(default_factory=list)
     trace: list[p.TraceEvent] = field(default_factory=list)
@@ -139,6 +140,8 @@ class RecordedHost:
 
     async def _console(self, request: p.ConsoleAttachRequest, send: Callable[[p.ConsoleOutput], Awaitable[None]]) -> p.Nothing:
         self.calls.append((p.CONSOLE_ATTACH.name, request))
+        for data in self.replayed_output:
+            await send(p.ConsoleOutput(data, replayed=True))
         for data in self.console_output:
             await send(p.ConsoleOutput(data))
         while self.ends_after not in self.typed:

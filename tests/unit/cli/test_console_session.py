@@ -104,6 +104,14 @@ def test_create_c_attaches_before_the_domain_runs(recorded_host: RecordedHost, s
     assert names.index("domain.create") < names.index("domain.unpause")
 
 
+def test_questions_to_the_terminal_are_not_replayed(recorded_host: RecordedHost, spawn: type[pexpect.spawn]) -> None:
+    recorded_host.replayed_output = [b"old# \x1b[6n\x1b[0c\x1b[1mbold "]
+    recorded_host.console_output = [b"new# \x1b[6nend"]
+    child = spawn("console", "linux")
+    child.expect("end")
+    assert child.before == b"old# \x1b[1mbold new# \x1b[6n"
+
+
 def test_without_input_the_output_goes_on(recorded_host: RecordedHost, capfd: pytest.CaptureFixture[str]) -> None:
     from pyxen.cli.console_session import ConsoleEnd, ConsoleSession
     from pyxen.host.client import connect

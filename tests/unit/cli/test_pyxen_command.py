@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_input(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The console session reads descriptor 0: give it one that is at its end."""
     saved = os.dup(0)
     with open(os.devnull, "rb") as nothing:

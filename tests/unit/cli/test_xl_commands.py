@@ -69,7 +69,7 @@ def test_options_that_do_not_exist(recorded_host: RecordedHost, capsys: Capture)
 
 def test_commands_that_do_not_exist(capsys: Capture) -> None:
     assert failure(capsys, "frobnicate").startswith('command "frobnicate" not implemented')
-    assert failure(capsys, "s") == failure(capsys, "s")  # ambiguous: as unknown
+    assert failure(capsys, "s").startswith('command "s" not implemented')  # shutdown, sysrq, save, ...
     assert failure(capsys, "migrate", "a", "b") == 'command "migrate" not implemented: saving and moving domains is not supported yet'
     assert failure(capsys, "-N", "list") == "command does not implement -N (dryrun) option"
 
