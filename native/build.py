@@ -29,7 +29,7 @@ UNICORN_SHA256 = "00567a70e323f749b419cd86bee4f9115beab7ebba32194581c090cbb7c59c
 LIBRARY = "libpyxen-engine.so"
 
 HEADERS = ("pyxen_state.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h")
-SOURCES = ("pyxen_cpu.c", "pyxen_code.c", "pyxen_fpu.c")
+SOURCES = ("pyxen_cpu.c", "pyxen_code.c", "pyxen_debug.c", "pyxen_fpu.c")
 BUILT_FROM = (*HEADERS, *SOURCES, "edits.py", "build.py")
 
 
@@ -64,7 +64,9 @@ def compiler_version() -> str:
     path = shutil.which(compiler)
     if path is None:
         raise BuildError(f"no C compiler ({compiler}): install it, on Debian and Ubuntu with: apt install gcc libc6-dev")
-    probe = subprocess.run([path, "-fsyntax-only", "-x", "c", "-"], input="#include <stdlib.h>\n", capture_output=True, text=True, check=False)
+    probe = subprocess.run(
+        [path, "-fsyntax-only", "-x", "c", "-"], input="#include <stdlib.h>\n", capture_output=True, text=True, check=False
+    )
     if probe.returncode:
         raise BuildError("the C library's headers are missing: install them, on Debian and Ubuntu with: apt install libc6-dev")
     return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout

@@ -31,7 +31,8 @@ EDITS: tuple[Edit, ...] = (
         "Compile pyxen's C files into the x86 library, where they see the CPU state by name.",
         "    qemu/target/i386/unicorn.c\n",
         AFTER,
-        "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n    qemu/target/i386/pyxen_fpu.c\n",
+        "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n"
+        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_fpu.c\n",
     ),
     Edit(
         "src/include/uc_priv.h",
@@ -210,9 +211,7 @@ EDITS: tuple[Edit, ...] = (
         "INT1 is an instruction, not an invalid opcode.",
         "    case 0xfa: /* cli */\n",
         BEFORE,
-        "    case 0xf1: /* int1 */\n"
-        "        gen_interrupt(s, EXCP01_DB, pc_start - s->cs_base, s->pc - s->cs_base);\n"
-        "        break;\n",
+        "    case 0xf1: /* int1 */\n        gen_interrupt(s, EXCP01_DB, pc_start - s->cs_base, s->pc - s->cs_base);\n        break;\n",
     ),
     Edit(
         I386 + "seg_helper.c",
@@ -356,5 +355,84 @@ EDITS: tuple[Edit, ...] = (
         "    page_collection_unlock(pages);\n"
         "}\n"
         "\n",
+    ),
+    # ------------------------------------------------------------------ debug registers
+    Edit(
+        "src/qemu/exec.c",
+        "Upstream took data breakpoints out. This one says which pages to look at.",
+        "int cpu_watchpoint_address_matches(CPUState *cpu, vaddr addr, vaddr len)\n{\n",
+        AFTER,
+        "    return pyxen_watched_accesses(cpu, addr);\n",
+    ),
+    Edit(
+        "src/qemu/exec.c",
+        "And this one looks at each access to them.",
+        "                          MemTxAttrs attrs, int flags, uintptr_t ra)\n{\n",
+        AFTER,
+        "    pyxen_check_watchpoints(cpu, addr, len, flags, ra);\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "Locked operations on a watched page are looked at, too.",
+        "    /* Let the guest notice RMW on a write-only page.  */\n",
+        BEFORE,
+        "    if (unlikely(tlb_addr & TLB_WATCHPOINT)) {\n        goto stop_the_world;\n    }\n",
+    ),
+    Edit(
+        I386 + "bpt_helper.c",
+        "Which pages are watched is kept in the TLB.",
+        "void cpu_x86_update_dr7(CPUX86State *env, uint32_t new_dr7)\n{\n",
+        AFTER,
+        "    tlb_flush(env_cpu(env));\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "PAUSE ends a block, and with it came past the single-step trap.",
+        "static void do_pause(X86CPU *cpu)\n{\n",
+        AFTER,
+        "    if (cpu->env.eflags & TF_MASK) {\n        helper_single_step(&cpu->env);\n    }\n",
+    ),
+    # ------------------------------------------------------------------ blocks and pages
+    Edit(
+        I386 + "translate.c",
+        "An instruction that reaches into the next page begins a block of its own. Otherwise a fault on that page is reported at the "
+        "start of a block whose first instructions have not run; and blocks on two pages cannot be chained.",
+        "    uint64_t pc = s->pc;\n\n    s->pc += num_bytes;\n",
+        BEFORE,
+        "    if (s->base.num_insns > 1 && (((s->pc + num_bytes - 1) ^ s->base.pc_first) & TARGET_PAGE_MASK)) {\n"
+        "        siglongjmp(s->jmpbuf, 2);\n"
+        "    }\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Forget what has been decoded of that instruction and end the block before it.",
+        "    if (sigsetjmp(s->jmpbuf, 0) != 0) {\n",
+        REPLACE,
+        "    TCGOp *pyxen_last_op = tcg_last_op(tcg_ctx);\n"
+        "    CCOp pyxen_cc_op = s->cc_op;\n"
+        "    bool pyxen_cc_op_dirty = s->cc_op_dirty;\n"
+        "    int pyxen_jump = sigsetjmp(s->jmpbuf, 0);\n"
+        "    if (pyxen_jump == 2) {\n"
+        "        while (tcg_last_op(tcg_ctx) != pyxen_last_op) {\n"
+        "            tcg_op_remove(tcg_ctx, tcg_last_op(tcg_ctx));\n"
+        "        }\n"
+        "        s->cc_op = pyxen_cc_op;\n"
+        "        s->cc_op_dirty = pyxen_cc_op_dirty;\n"
+        "        s->base.is_jmp = DISAS_TOO_MANY;\n"
+        "        return pc_start;\n"
+        "    }\n"
+        "    if (pyxen_jump != 0) {\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "A block that ends only because it is full or at the end of its page goes on to the next without a detour through the main loop.",
+        "        gen_jmp_im(dc, dc->base.pc_next - dc->cs_base);\n        gen_eob(dc);\n",
+        REPLACE,
+        "        gen_jmp_im(dc, dc->base.pc_next - dc->cs_base);\n"
+        "        if (dc->jmp_opt) {\n"
+        "            gen_jr(dc, dc->tmp0);\n"
+        "        } else {\n"
+        "            gen_eob(dc);\n"
+        "        }\n",
     ),
 )

@@ -404,6 +404,8 @@ bool pyxen_handle_exception(CPUState *cs, int *ret)
         return false;
     }
     cs->exception_index = -1;
+    p->running_alone = false;
+    p->watch_hits = 0;
     if (index < EXCP_VMEXIT) {
         if (!p->deprivileged) {
             cs->exception_index = index;
@@ -451,6 +453,10 @@ bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
         *last_tb = NULL; /* may be about to be dropped: no jump is to be patched into it */
         pyxen_do_work(p);
     }
+    if ((requests & PYXEN_REQUEST_TRAP) && pyxen_debug_trap(p)) {
+        return true; /* a kick, if any, waits */
+    }
+    p->running_alone = false; /* the stop came before that block: start over */
     if (requests & PYXEN_REQUEST_KICK) {
         __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_KICK, __ATOMIC_SEQ_CST);
         record_exit(p, PYXEN_EXIT_KICK, 0, 0);

@@ -33,6 +33,10 @@ int pyxen_new_cpl(struct CPUX86State *env, int cpl);
 /* The privilege that loads of data segments are checked with. */
 int pyxen_segment_cpl(struct CPUX86State *env, int cpl);
 
+/* DR0-3 as data breakpoints: which of BP_MEM_READ and BP_MEM_WRITE to look at in a page, and the look at one access. */
+int pyxen_watched_accesses(struct CPUState *cpu, uint64_t page);
+void pyxen_check_watchpoints(struct CPUState *cpu, uint64_t address, uint64_t size, int access, uintptr_t retaddr);
+
 /* Physical memory. */
 uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);
 void pyxen_set_pte_flags(struct CPUState *cpu, uint64_t address, uint32_t value);

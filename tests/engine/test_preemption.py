@@ -1,0 +1,201 @@
+"""Kicks, and atomic operations between vCPUs in several threads and the hypervisor."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from pyxen.engine.interface import ExitReason, VirtualCpu
+from pyxen.engine.sandbox import CODE, DATA, PAGE, PRESENT, STACK_TOP, WRITE, Sandbox
+from tests.engine.assembler import assemble
+
+COUNTING_LOOP = f"""
+    mov rbx, {DATA}
+1:  lock inc qword ptr [rbx]
+    inc qword ptr [rbx + 8]
+    add qword ptr [rbx + 16], 1
+    push rax
+    pop rdx
+    mov rdx, [rbx + 24]
+    inc rdx
+    mov [rbx + 24], rdx
+    inc rcx
+    jmp 1b
+"""
+
+
+class Kicker:
+    """Kicks a vCPU from another thread until told to stop."""
+
+    def __init__(self, cpu: VirtualCpu, pause: float) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._kick, args=(cpu, pause), daemon=True)
+
+    def _kick(self, cpu: VirtualCpu, pause: float) -> None:
+        while not self._stop.is_set():
+            cpu.kick()
+            time.sleep(pause)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_kicks_never_repeat_or_lose_a_memory_operation(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(COUNTING_LOOP))
+    with Kicker(cpu, 0.00005):
+        for _ in range(700):
+            assert cpu.run() == ExitReason.KICK
+            counts = {box.read(DATA + offset) for offset in (0, 8, 16, 24)}
+            assert counts == {cpu.state.rcx}
+            assert cpu.state.rsp == STACK_TOP
+
+
+def test_every_kick_is_delivered_once(box: Sandbox) -> None:
+    cpu = box.cpu(assemble("1: jmp 1b"))
+    for _ in range(100):
+        cpu.kick()
+        assert cpu.run() == ExitReason.KICK
+    cpu.kick()
+    cpu.kick()
+    assert cpu.run() == ExitReason.KICK
+    cpu.state.rip = CODE
+    box.run_code(cpu, b"\x0f\x05")
+    assert cpu.state.exit_reason == ExitReason.SYSCALL  # two kicks before one run are one
+
+
+def test_a_kick_beside_another_exit_is_not_lost(box: Sandbox) -> None:
+    cpu = box.cpu(assemble("syscall; 1: jmp 1b"))
+    cpu.kick()
+    reasons = [cpu.run()]
+    if reasons[0] == ExitReason.SYSCALL:
+        reasons.append(cpu.run())
+    assert ExitReason.KICK in reasons
+
+
+def test_kicks_while_every_block_leaves_lose_nothing(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(f"1: lock inc qword ptr [{DATA}]; syscall; jmp 1b"))
+    calls = 0
+    with Kicker(cpu, 0):
+        for _ in range(20000):
+            calls += cpu.run() == ExitReason.SYSCALL
+    assert 0 <= box.read(DATA) - calls <= 1  # the last may have been counted and not yet left
+
+
+def test_a_run_of_the_guest_releases_the_interpreter(box: Sandbox) -> None:
+    cpu = box.cpu(assemble("1: jmp 1b"))
+    timer = threading.Timer(0.02, cpu.kick)
+    timer.start()
+    assert cpu.run() == ExitReason.KICK
+    timer.join()
+
+
+def _run_in_threads(cpus: list[VirtualCpu]) -> list[int]:
+    reasons = [-1] * len(cpus)
+
+    def run(number: int) -> None:
+        reasons[number] = cpus[number].run()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(cpus))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return reasons
+
+
+@pytest.mark.parametrize("operation", ["lock inc qword ptr [rbx]", "lock xadd [rbx], rdx", "lock add dword ptr [rbx + 2], 0x10000"])
+def test_locked_operations_of_two_vcpus_lose_nothing(box: Sandbox, operation: str) -> None:
+    turns = 2_000_000
+    code = assemble(f"mov rbx, {DATA}; mov rcx, {turns}; mov edx, 1; 1: {operation}; mov edx, 1; dec rcx; jnz 1b; syscall")
+    cpus = [box.cpu(code), box.cpu(code)]
+    assert _run_in_threads(cpus) == [ExitReason.SYSCALL] * 2
+    total = box.read(DATA) if "0x10000" not in operation else box.read(DATA + 2, 4) >> 16 | box.read(DATA + 6, 2) << 16
+    assert total % (1 << 16 if "0x10000" in operation else 1 << 64) == 2 * turns % (1 << 16 if "0x10000" in operation else 1 << 64)
+
+
+def test_cmpxchg16b_of_two_vcpus_loses_nothing(box: Sandbox) -> None:
+    turns = 200_000
+    code = assemble(
+        f"""
+        mov rsi, {DATA}; mov r8, {turns}
+    1:  mov rax, [rsi]; mov rdx, [rsi + 8]
+    2:  mov rbx, rax; inc rbx; mov rcx, rdx; add rcx, 3
+        lock cmpxchg16b [rsi]
+        jnz 2b
+        dec r8; jnz 1b
+        syscall
+        """
+    )
+    assert _run_in_threads([box.cpu(code), box.cpu(code)]) == [ExitReason.SYSCALL] * 2
+    assert (box.read(DATA), box.read(DATA + 8)) == (2 * turns, 6 * turns)
+
+
+def test_a_locked_operation_across_two_pages_is_executed(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(f"mov rbx, {DATA + PAGE - 4}; lock inc qword ptr [rbx]; lock add qword ptr [rbx], 0x7fffffff; syscall"))
+    box.write(DATA + PAGE - 4, (1 << 32) - 1)
+    assert cpu.run() == ExitReason.SYSCALL
+    assert box.read(DATA + PAGE - 4) == (1 << 32) + 0x7FFFFFFF
+
+
+def test_atomic_operations_of_the_hypervisor(box: Sandbox) -> None:
+    """While a vCPU adds to one half of a word with locked operations, the hypervisor sets bits in the other."""
+    cpu = box.cpu(assemble(f"mov rbx, {DATA}; 1: lock add qword ptr [rbx], 1; inc rcx; jmp 1b"))
+    thread = threading.Thread(target=cpu.run)
+    thread.start()
+    try:
+        for bit in range(40, 64):
+            for _ in range(300):
+                old = box.engine.set_bits(DATA, 1 << bit)
+                assert all(old >> lower & 1 for lower in range(40, bit))
+    finally:
+        cpu.kick()
+        thread.join()
+    assert box.read(DATA) == cpu.state.rcx | 0xFFFFFF << 40
+    assert not box.engine.compare_exchange(DATA + 8, 1, 2)
+    assert box.engine.compare_exchange(DATA + 8, 0, 2)
+    assert box.read(DATA + 8) == 2
+
+
+@pytest.mark.parametrize("address", [-8, 3, 1 << 40])
+def test_atomic_operations_outside_memory_are_refused(box: Sandbox, address: int) -> None:
+    with pytest.raises(ValueError, match="64-bit word"):
+        box.engine.set_bits(address, 1)
+    with pytest.raises(ValueError, match="64-bit word"):
+        box.engine.compare_exchange(address, 0, 1)
+
+
+def test_dirty_bits_never_undo_a_change_of_the_entry(box: Sandbox) -> None:
+    """The vCPU sets A and D in an entry whose frame the hypervisor keeps changing: the frame it wrote last must stay."""
+    hole = 0x500000
+    entry = box.map(hole, DATA, PRESENT | WRITE)
+    cpu = box.cpu(assemble(f"mov rbx, {hole}; mov [rbx], rax; syscall"))
+    done = threading.Event()
+    bad: list[int] = []
+
+    def change() -> None:
+        frame = 0
+        while not done.is_set():
+            frame = (frame + 1) % 8
+            value = DATA + frame * PAGE | PRESENT | WRITE
+            box.write(entry, value)
+            for _ in range(20):
+                if box.read(entry) & ~0x60 != value:
+                    bad.append(box.read(entry))
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(3000):
+            cpu.state.rip = CODE
+            cpu.flush_tlb_page(hole)
+            assert cpu.run() == ExitReason.SYSCALL
+    finally:
+        done.set()
+        thread.join()
+    assert not bad
