@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
 
 from pyxen.guests.packages import GuestPackages
+from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.linux.linux_guest import BootLinux, LinuxGuest
-
 from pyxen.guests.packages import GuestPackages
+from tests.linux.linux_guest import BootLinux, LinuxGuest
 
 
 def test_it_is_the_distributions_kernel(linux: LinuxGuest, guest_packages: GuestPackages) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest
 
 BOOTS = 20 if LONG else 2

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.linux.linux_guest import LONG, BootLinux
 
 GUESTS = 16 if LONG else 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.builder.elf_maker import LINUX_BASE, Elf, Load, Sect, note, number, standard_notes, text
 
 from pyxen.abi import features as abi_features
 from pyxen.toolstack.builder.byte_source import MemoryBytes
@@ -11,6 +10,7 @@ from pyxen.toolstack.builder.elf_file import ElfFile
 from pyxen.toolstack.builder.elf_notes import XenNotes, read_notes
 from pyxen.toolstack.builder.errors import KernelFormatError, KernelUnsupportedError
 from pyxen.toolstack.builder.features import FEATURE_BITS, check_required_features, parse_features
+from tests.unit.builder.elf_maker import LINUX_BASE, Elf, Load, Sect, note, number, standard_notes, text
 
 SHT_NOTE = 7
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.builder.elf_maker import ALLOC, EXEC, LINUX_BASE, Elf, Load, Sect, bz_image, number, small_kernel, standard_notes, text
-from tests.unit.builder.fake_machine import FakeMachine
-from tests.unit.builder.test_kernel_image import PACKERS
 
 from pyxen.toolstack.builder import BuilderError, build_pv_domain, open_kernel, plan_pv_domain
 from pyxen.toolstack.builder.decompression import compression_of, decompress
+from tests.unit.builder.elf_maker import ALLOC, EXEC, LINUX_BASE, Elf, Load, Sect, bz_image, number, small_kernel, standard_notes, text
+from tests.unit.builder.fake_machine import FakeMachine
+from tests.unit.builder.test_kernel_image import PACKERS
 
 CODE = LINUX_BASE + 0x1000000
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.builder.elf_maker import LINUX_BASE
 
 from pyxen.toolstack.builder.elf_notes import XenNotes
 from pyxen.toolstack.builder.errors import BuilderError, KernelUnsupportedError, MemoryTooSmallError, RamdiskError
 from pyxen.toolstack.builder.image_layout import ImageLayout, lay_out
 from pyxen.toolstack.builder.kernel_image import KernelImage
 from pyxen.toolstack.builder.ramdisk import Ramdisk
+from tests.unit.builder.elf_maker import LINUX_BASE
 
 MIB = 1 << 20
 PAGES_PER_MIB = 256

@@ -13,8 +13,12 @@ from pathlib import Path
 
 import lz4.block
 import lz4.frame
+import lzokay
 import pytest
 import zstandard
+
+from pyxen.toolstack.builder import KernelFileError, KernelFormatError, KernelImage, KernelUnsupportedError, kernel_image, open_kernel
+from pyxen.toolstack.builder.decompression import decompress
 from tests.unit.builder.elf_maker import (
     ALLOC,
     EXEC,
@@ -33,9 +37,6 @@ from tests.unit.builder.elf_maker import (
     text,
 )
 
-from pyxen.toolstack.builder import KernelFileError, KernelFormatError, KernelImage, KernelUnsupportedError, kernel_image, open_kernel
-from pyxen.toolstack.builder.decompression import decompress
-
 VIRTUAL = LINUX_BASE + 0x1000000
 
 
@@ -50,7 +51,6 @@ def lz4_legacy(data: bytes) -> bytes:
 
 def lzop(data: bytes) -> bytes:
     """An lzop file with the checksums that lzop makes by default."""
-    lzokay = pytest.importorskip("lzokay")
     header = struct.pack(">HHHBBIIIIB", 0x1030, 0x20A0, 0x0940, 1, 5, 0x03000001 | 2, 0o100644, 0, 0, 0)
     packed = b"\x89LZO\x00\r\n\x1a\n" + header + zlib.adler32(header).to_bytes(4, "big")
     for start in range(0, len(data), 4096):

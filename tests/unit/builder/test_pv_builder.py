@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.builder.elf_maker import ALLOC, EXEC, LINUX_BASE, Elf, Load, R, Sect, W, X, number, small_kernel, standard_notes, text
-from tests.unit.builder.fake_machine import PAGE, SHARED_INFO_MFN, FakeMachine
 
 from pyxen.abi import xen as abi_xen
 from pyxen.hypervisor.dom0_interface import HypercallError
@@ -26,6 +24,8 @@ from pyxen.toolstack.builder import (
     plan_pv_domain,
 )
 from pyxen.toolstack.builder.hypercall_page import hypercall_page
+from tests.unit.builder.elf_maker import ALLOC, EXEC, LINUX_BASE, Elf, Load, R, Sect, W, X, number, small_kernel, standard_notes, text
+from tests.unit.builder.fake_machine import PAGE, SHARED_INFO_MFN, FakeMachine
 
 MIB_IN_KIB = 1024
 CODE = LINUX_BASE + 0x1000000

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.builder.fake_machine import FakeMachine
-from tests.unit.builder.test_pv_builder import build, check_mappings, check_p2m, ramdisk_of, start_info_of
 
 from pyxen.toolstack.builder import MemoryTooSmallError, open_kernel, plan_pv_domain
 from pyxen.toolstack.builder.kernel_cache import default_cache_directory
+from tests.unit.builder.fake_machine import FakeMachine
+from tests.unit.builder.test_pv_builder import build, check_mappings, check_p2m, ramdisk_of, start_info_of
 
 
 def unpacked(pattern: str) -> Path:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from tests.unit.cli.recorded_host import RecordedHost
 
 from pyxen.host import protocol as p
+from tests.unit.cli.recorded_host import RecordedHost
 
 
 @pytest.fixture

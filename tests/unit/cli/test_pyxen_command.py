@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.recorded_host import RecordedHost
 
 from pyxen.cli.pyxen import main
 from pyxen.cli.tracing import format_event
 from pyxen.host import protocol as p
+from tests.unit.cli.recorded_host import RecordedHost
 
 Capture = pytest.CaptureFixture[str]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cli.recorded_host import RecordedHost
 
 from pyxen.cli.command_table import COMMANDS, find
 from pyxen.cli.xl import main
 from pyxen.host import protocol as p
+from tests.unit.cli.recorded_host import RecordedHost
 
 Capture = pytest.CaptureFixture[str]
 

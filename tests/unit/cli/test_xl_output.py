@@ -7,11 +7,11 @@ import os
 import re
 
 import pytest
-from tests.unit.cli.recorded_host import LINUX_UUID, WIN_UUID, RecordedHost, detail
 
 from pyxen.cli.xl import main
 from pyxen.cli.xl_commands.listing import domain_table, duration
 from pyxen.cli.xl_commands.memory import parse_memory
+from tests.unit.cli.recorded_host import LINUX_UUID, WIN_UUID, RecordedHost, detail
 
 Capture = pytest.CaptureFixture[str]
 
