@@ -251,5 +251,6 @@ def _cached(vcpu: Vcpu, selector: int, *, code: bool) -> Loaded | None:
 
 
 def _entry(mfn: int) -> int:
-    """Read-only even here: the guest kernel's privilege reaches this area. The accessed bits are set by the checks, so the CPU never writes."""
+    """Read-only even here: the guest kernel's privilege reaches this area. The accessed bits are set by the checks, so the CPU
+    never writes."""
     return mfn << 12 | PRESENT | ACCESSED | NX

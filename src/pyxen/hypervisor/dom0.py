@@ -197,7 +197,8 @@ class Dom0:
             self._hypervisor.bring_up(target)
 
     def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None:
-        """XEN_DOMCTL_setvcpuaffinity: recorded; the host's scheduler decides until there is one of our own. EINVAL for a CPU that is not there."""
+        """XEN_DOMCTL_setvcpuaffinity: recorded; the host's scheduler decides until there is one of our own. EINVAL for a CPU that
+        is not there."""
         with self._guest(domid) as domain:
             if not 0 <= vcpu < len(domain.vcpus):
                 raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")

@@ -20,6 +20,7 @@ from pyxen.hypervisor.event_channel import EventChannels
 from pyxen.hypervisor.frame_table import ALLOCATED, WRITABLE, XEN_HEAP
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.hooks import LifecycleEvent
+from pyxen.hypervisor.interval_timer import IntervalTimer
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames
 from pyxen.hypervisor.page_tables import ACCESSED, PRESENT, RW
 from pyxen.hypervisor.timers import Timer
@@ -64,6 +65,7 @@ class Domain:
         self.hypercalls: dict[int, int] = {}
         self.unimplemented: set[str] = set()
         self.event_channels = EventChannels(self, max_evtchn_port)
+        self.interval_timer = IntervalTimer(hypervisor.now)
         self.foreign_maps: dict[int, int] = {}
         self.per_domain_entry = 0
         self._per_domain_l1 = 0

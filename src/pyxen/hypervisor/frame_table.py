@@ -1,6 +1,7 @@
 """Reference counts and types of frames: the rule on which isolation of PV guests rests (Xen's page_info).
 
-Every frame has an owner (``MachineMemory``), a general count and a typed count. A frame has one type at a time, and the type can change only
+Every frame has an owner (``MachineMemory``), a general count and a typed count. A frame has one type at a time, and the type can
+change only
 while the typed count is 0: so no frame is writable to a guest and a page table or descriptor page at the same time. A frame is freed
 when its general count drops to 0; ``ALLOCATED`` stands for the reference that belonging to a domain is.
 

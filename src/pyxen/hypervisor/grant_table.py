@@ -1,6 +1,7 @@
 """Grant table, version 1: frames that a domain lets another one map (grant_table.h, Xen's common/grant_table.c).
 
-The table's frames are Xen's, shared with the guest. What is here serves the console, the store and Domain 0's backends; mapping by other guests is
+The table's frames are Xen's, shared with the guest. What is here serves the console, the store and Domain 0's backends; mapping by
+other guests is
 answered -ENOSYS by the hypercall until it is implemented.
 """
 

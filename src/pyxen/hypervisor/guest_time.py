@@ -1,6 +1,7 @@
 """Time: system time from the guest's own TSC, the wall clock, and what guests read of both (xen.h: vcpu_time_info).
 
-System time is *defined* by the scale that guests get: nanoseconds = base + (TSC - base TSC) * multiplier / 2**32. Hypervisor and guests compute the same
+System time is *defined* by the scale that guests get: nanoseconds = base + (TSC - base TSC) * multiplier / 2**32. Hypervisor and
+guests compute the same
 number, so a timer never fires before the guest thinks it is due. Once a second the scale is corrected against the host's clock, by at
 most 500 ppm and without a step, so time never runs backwards.
 """

@@ -1,6 +1,7 @@
 """The one table of all hypercalls: number, name, handler, how many arguments, and who may call. And the dispatch that it makes.
 
-What is not in the table answers -ENOSYS and is logged once per domain. A handler copies its arguments in, calls a typed function, copies the
+What is not in the table answers -ENOSYS and is logged once per domain. A handler copies its arguments in, calls a typed function,
+copies the
 result out; it refuses with ``HypercallError`` (answered as the negative errno) or ``GuestFault`` (-EFAULT).
 """
 

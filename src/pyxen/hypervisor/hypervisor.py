@@ -71,7 +71,8 @@ class Hypervisor:
 
     # -- start ---------------------------------------------------------------------------------------------------------
     def _build_xen_frames(self) -> None:
-        """The machine-to-physical table with its page tables, and the page of Xen's own descriptors. The table is mapped by 2 MiB pages and so
+        """The machine-to-physical table with its page tables, and the page of Xen's own descriptors. The table is mapped by 2 MiB
+        pages and so
         aligned to them; the frames before it serve for the rest."""
         memory = self.memory
         spare = memory.allocate(OWNER_XEN, LARGE_PAGE_FRAMES - 1).tolist()

@@ -59,7 +59,8 @@ def _machphys_mapping(vcpu: Vcpu, command: int, argument: int) -> int:
 
 
 def _reservation(vcpu: Vcpu, command: int, argument: int) -> tuple[abi.memory_reservation, int, int]:
-    """(arguments, first extent to do, extents to do). The start index in the command is the guest's word: EINVAL beyond the list is Xen's answer."""
+    """(arguments, first extent to do, extents to do). The start index in the command is the guest's word: EINVAL beyond the list
+    is Xen's answer."""
     reservation = guest_access.read_structure(vcpu, argument, abi.memory_reservation)
     _check_self(vcpu, reservation.domid)
     start = command >> START_SHIFT

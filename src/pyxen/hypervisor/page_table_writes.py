@@ -1,4 +1,5 @@
-"""Emulated writes to page tables: a guest kernel may write an L1 table through its read-only mapping, and Xen carries the write out after the
+"""Emulated writes to page tables: a guest kernel may write an L1 table through its read-only mapping, and Xen carries the write
+out after the
 same checks as mmu_update (ptwr, pv/ro-page-fault.c).
 """
 
@@ -37,7 +38,8 @@ class Write:
 
 
 def emulate(vcpu: Vcpu, address: int) -> bool:
-    """The kernel's write to ``address`` faulted on a present, read-only page: carry it out if that is one of its L1 tables. False: a real fault."""
+    """The kernel's write to ``address`` faulted on a present, read-only page: carry it out if that is one of its L1 tables. False:
+    a real fault."""
     hypervisor = vcpu.hypervisor
     where = hypervisor.page_tables.l1_entry_address(vcpu.kernel_root, address)
     if where is None:

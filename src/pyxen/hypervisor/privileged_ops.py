@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Dirty
-from pyxen.hypervisor import debug_registers, descriptors, guest_access, msr, sched_op, traps
+from pyxen.hypervisor import debug_registers, descriptors, guest_access, interval_timer, msr, sched_op, traps
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.vcpu import CR0_TS
 
@@ -126,19 +126,29 @@ def _io_allowed(vcpu: Vcpu, port: int, size: int) -> bool:
 
 
 def _port_access(vcpu: Vcpu, instruction: Instruction) -> int:
-    """in/out: a domain without hardware reads all ones and writes to nothing."""
+    """in/out: a domain without hardware reads all ones and writes to nothing, but for the interval timer."""
     opcode = instruction.opcode
     immediate = opcode & 0x08 == 0
     size = 1 if not opcode & 1 else 2 if instruction.operand16 else 4
     port = instruction.immediate if immediate else vcpu.state.rdx & 0xFFFF
     if not _io_allowed(vcpu, port, size):
         return 0
-    if not opcode & 2:
+    if port in interval_timer.PORTS and size == 1:
+        _timer_access(vcpu, port, write=bool(opcode & 2))
+    elif not opcode & 2:
         if size == 4:
             vcpu.state.rax = MASK32
         else:
             vcpu.state.rax |= (1 << 8 * size) - 1
     return instruction.length + immediate
+
+
+def _timer_access(vcpu: Vcpu, port: int, *, write: bool) -> None:
+    timer, state = vcpu.domain.interval_timer, vcpu.state
+    if write:
+        timer.write(port, state.rax & 0xFF)
+    else:
+        state.rax = state.rax & ~0xFF | timer.read(port)
 
 
 def _cli(vcpu: Vcpu, instruction: Instruction) -> int:
@@ -268,7 +278,8 @@ _KERNEL_OPCODES: dict[int, _Emulator] = {
 
 
 def load_stack_segment(vcpu: Vcpu) -> bool:
-    """MOV SS of a selector with RPL 3 in the guest kernel. On Xen that is an ordinary load (the kernel runs in ring 3); an engine that runs the
+    """MOV SS of a selector with RPL 3 in the guest kernel. On Xen that is an ordinary load (the kernel runs in ring 3); an engine
+    that runs the
     kernel at another privilege refuses it, so it is carried out here."""
     try:
         instruction = Instruction(fetch(vcpu))
@@ -290,7 +301,8 @@ def load_stack_segment(vcpu: Vcpu) -> bool:
 
 
 def far_transfer(vcpu: Vcpu) -> None:
-    """iret, lret and far jumps in the guest kernel. On Xen they are ordinary ring-3 instructions: to a DPL-3 code segment they work, and the
+    """iret, lret and far jumps in the guest kernel. On Xen they are ordinary ring-3 instructions: to a DPL-3 code segment they
+    work, and the
     kernel stays in kernel mode."""
     state = vcpu.state
     try:

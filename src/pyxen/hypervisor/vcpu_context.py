@@ -1,4 +1,5 @@
-"""Loading a whole vCPU context: VCPUOP_initialise and XEN_DOMCTL_setvcpucontext (xen-x86_64.h: vcpu_guest_context; Xen's arch_set_info_guest)."""
+"""Loading a whole vCPU context: VCPUOP_initialise and XEN_DOMCTL_setvcpucontext (xen-x86_64.h: vcpu_guest_context; Xen's
+arch_set_info_guest)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "
 
 
 def load(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
-    """Make ``vcpu`` what the context says; it starts in kernel mode. EINVAL, EPERM, EBUSY: nothing is changed then but what a second try replaces."""
+    """Make ``vcpu`` what the context says; it starts in kernel mode. EINVAL, EPERM, EBUSY: nothing is changed then but what a
+    second try replaces."""
     regs = untrusted.user_regs
     if not untrusted.flags & VGCF_in_kernel:
         raise HypercallError(errno.EINVAL, "a vCPU starts in kernel mode")
