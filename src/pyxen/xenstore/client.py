@@ -166,20 +166,20 @@ class Connection(Client):
 
     def _serve(self) -> None:
         self._transmit()
-        for _ in range(REQUESTS_PER_TURN):
-            if not self._may_serve():
-                break
+        served = 0
+        while served < REQUESTS_PER_TURN and self._may_serve():
             message = self._input.next()
             if message is None:
-                if self._receive():
-                    continue
-                break
+                if not self._receive():
+                    break
+                continue
+            served += 1
             self.requests += 1
             self.daemon.handle(self, message)
             if self.closed:
                 return
             self._transmit()
-        else:
+        if served == REQUESTS_PER_TURN:
             self.schedule_turn()
         self._end_turn()
 
