@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from pyxen.hypervisor.dom0_interface import GuestRegisters, HypercallError
+from pyxen.hypervisor.dom0_interface import Frames, GuestRegisters, HypercallError
 
 PAGE = 4096
 MAP_NORESERVE = 0x4000
@@ -33,8 +31,8 @@ class FakeMachine:
     free: int | None = None
     domid: int = 7
     max_pages: int = 0
-    given: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    p2m: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    given: Frames = field(default_factory=lambda: np.empty(0, np.uint64))
+    p2m: Frames = field(default_factory=lambda: np.empty(0, np.uint64))
     grants: dict[int, tuple[int, int]] = field(default_factory=dict)
     ports: list[int] = field(default_factory=list)
     registers: GuestRegisters | None = None
@@ -51,7 +49,7 @@ class FakeMachine:
         assert domid == self.domid
         self.max_pages = pages
 
-    def populate_physmap(self, domid: int, count: int) -> Sequence[int]:
+    def populate_physmap(self, domid: int, count: int) -> Frames:
         assert domid == self.domid
         assert count <= self.max_pages
         if count > (self.free if self.free is not None else self.frames):
@@ -59,16 +57,16 @@ class FakeMachine:
         # Neither consecutive nor ascending: 7919 is prime, so this visits each frame once.
         step = 7919 if self.frames % 7919 else 7907
         self.given = (np.arange(count, dtype=np.uint64) * np.uint64(step) + np.uint64(5)) % np.uint64(self.frames)
-        return self.given  # type: ignore[return-value]
+        return self.given
 
-    def set_p2m(self, domid: int, mfns: Sequence[int]) -> None:
+    def set_p2m(self, domid: int, mfns: Frames) -> None:
         assert domid == self.domid
-        self.p2m = np.asarray(mfns, dtype=np.uint64)
+        self.p2m = mfns
 
-    def write_foreign(self, domid: int, mfns: Sequence[int], data: bytes | memoryview) -> None:
+    def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
         assert domid == self.domid
         content = np.frombuffer(data, dtype=np.uint8)
-        frames = np.asarray(mfns, dtype=np.int64)
+        frames = mfns.astype(np.int64)
         assert len(frames) == -(-len(content) // PAGE)
         whole = len(content) // PAGE
         self.memory[frames[:whole]] = content[: whole * PAGE].reshape(whole, PAGE)

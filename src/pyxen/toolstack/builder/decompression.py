@@ -14,6 +14,7 @@ from typing import Protocol
 
 import lz4.block
 import lz4.frame
+import lzokay
 import zstandard
 
 from pyxen.toolstack.builder.errors import KernelFormatError, KernelUnsupportedError
@@ -161,12 +162,6 @@ def _lzop_flags(reader: _LzopReader) -> int:
 
 
 def _unlzop(data: memoryview, output: _Output) -> None:
-    try:
-        import lzokay
-    except ImportError:
-        raise KernelUnsupportedError(
-            "packed with LZO: install the Python package lzokay, or use a kernel with another compression"
-        ) from None
     reader = _LzopReader(data)
     flags = _lzop_flags(reader)
     checksums = [function for bit, function in ((_LZOP_ADLER32_D, zlib.adler32), (_LZOP_CRC32_D, zlib.crc32)) if flags & bit]
@@ -209,7 +204,7 @@ def compression_of(data: memoryview) -> str | None:
 
 def decompress(data: memoryview, limit: int) -> bytearray:
     """Unpack data for which ``compression_of`` has a name. KernelFormatError when they are truncated, corrupt, or unpack to more
-    than ``limit`` bytes; KernelUnsupportedError for LZO without the library for it."""
+    than ``limit`` bytes; KernelUnsupportedError for an lzop file with a filter."""
     name, unpack = next((name, unpack) for magic, name, unpack in _FORMATS if data[: len(magic)] == magic)
     output = _Output(limit)
     try:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from pyxen.hypervisor.dom0_interface import Frames
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -28,7 +29,6 @@ _VIRTUAL_MASK = (1 << 48) - 1
 _INDEX_SHIFT = 9
 
 Table = tuple[int, int]  #: level, region
-Frames = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PageTables:
         self._frames = frames
         self._pfns = pfns
         self._rows = {table: row for row, table in enumerate(pfns)}
-        self._content: Frames = np.zeros((len(pfns), ENTRIES), dtype=np.uint64)
+        self._content = np.zeros((len(pfns), ENTRIES), dtype=np.uint64)
         for (level, region), pfn in pfns.items():
             if level < TOP_LEVEL:
                 parent = self._rows[level + 1, region >> _INDEX_SHIFT]
@@ -67,7 +67,7 @@ class PageTables:
 
     def map(self, mapping: Mapping, *, executable: Iterable[range] = (), read_only: Iterable[range] = ()) -> None:
         """Fills in the leaves. ``executable`` and ``read_only`` are ranges of PFNs; the rest is writable and not executable."""
-        flags: Frames = np.full(mapping.pages, _LEAF_FLAGS | _NO_EXECUTE, dtype=np.uint64)
+        flags = np.full(mapping.pages, _LEAF_FLAGS | _NO_EXECUTE, dtype=np.uint64)
         for pfns in executable:
             flags[_within(pfns, mapping)] &= np.uint64(~_NO_EXECUTE & (1 << 64) - 1)
         for pfns in read_only:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
-from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, GuestRegisters, HypercallError
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, Frames, GuestRegisters, HypercallError
 from pyxen.toolstack.builder.errors import HostMemoryError, MemoryTooSmallError
 from pyxen.toolstack.builder.hypercall_page import hypercall_page
 from pyxen.toolstack.builder.image_layout import ImageLayout, lay_out
 from pyxen.toolstack.builder.kernel_image import KernelImage, LoadSegment
-from pyxen.toolstack.builder.page_tables import PAGE_SIZE, Frames, PageTables
+from pyxen.toolstack.builder.page_tables import PAGE_SIZE, PageTables
 from pyxen.toolstack.builder.ramdisk import Ramdisk
 from pyxen.toolstack.builder.start_info import Connections, encode_command_line, start_info_content
 
@@ -106,20 +106,20 @@ class _PvBuilder:
         most_kib = max(max_memory_kib or 0, count * _KIB_PER_PAGE)
         self._hypercalls.set_max_memory(self._domid, (most_kib + _MAXIMUM_SLACK_KIB) // _KIB_PER_PAGE)
         try:
-            frames: Frames = np.ascontiguousarray(self._hypercalls.populate_physmap(self._domid, count), dtype=np.uint64)
+            frames = self._hypercalls.populate_physmap(self._domid, count)
         except HypercallError as error:
             if error.errno != errno.ENOMEM:
                 raise
             raise HostMemoryError(
                 f"the host has not enough free memory for a domain of {count >> 8} MiB: give it less, or destroy another domain"
             ) from error
-        self._hypercalls.set_p2m(self._domid, frames)  # type: ignore[arg-type]  # an array has all of a Sequence that is used
+        self._hypercalls.set_p2m(self._domid, frames)
         return frames
 
     def _write(self, pfn: int, data: bytes | memoryview) -> None:
         """Whole pages from ``pfn`` on; the rest of the last page stays as it is."""
         frames = self._frames[pfn : pfn + -(-len(data) // PAGE_SIZE)]
-        self._hypercalls.write_foreign(self._domid, frames, data)  # type: ignore[arg-type]
+        self._hypercalls.write_foreign(self._domid, frames, data)
 
     def _write_within_page(self, pfn: int, offset: int, data: memoryview) -> None:
         mfn = int(self._frames[pfn])
