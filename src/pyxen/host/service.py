@@ -215,7 +215,7 @@ class HostService:
         )
 
     def _console_tty(self, record: DomainRecord | None) -> str:
-        if record is None or not record.built or record.destruction is not None:
+        if record is None or record.destruction is not None:
             return ""
         return str(self._toolstack.console(record.domid).terminal_path)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls
@@ -52,7 +52,7 @@ def _frame(dom0: Dom0Hypercalls, domid: int, mfn: int) -> bytes:
         dom0.unmap_foreign(domid, mfn)
 
 
-def _runs(mfns: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _runs(mfns: Iterable[int]) -> Iterator[tuple[int, int]]:
     """(first frame, count) of neighbouring frames."""
     first, count = 0, 0
     for mfn in sorted(int(mfn) for mfn in mfns):

@@ -82,12 +82,11 @@ class DomainCreator:
         async with contextlib.AsyncExitStack() as undo:
             domid, built = await self._build(config, uuid, report, undo)
             record = DomainRecord(domid, config.name, uuid, config, next_config=config)
-            self._registry.add(record)
-            undo.callback(self._registry.remove, record)
             self._connect(record, built, undo)
             if not paused:
                 self._dom0.unpause_domain(domid)
-            record.built = True
+            # From here to the return nothing may fail: it is complete.
+            self._registry.add(record)
             record.reach(LifeState.PAUSED if paused else LifeState.RUNNING)
             undo.pop_all()
             return record
@@ -96,7 +95,13 @@ class DomainCreator:
         self, config: DomainConfig, uuid: bytes, report: StageReport, undo: contextlib.AsyncExitStack
     ) -> tuple[int, BuildResult]:
         """Everything that needs no store. In a worker thread: unpacking a kernel takes a second or more."""
-        builder = _DomainBuilder(self._dom0, config, uuid, report)
+        loop = asyncio.get_running_loop()
+
+        def created(domid: int) -> None:
+            loop.call_soon_threadsafe(self._registry.begin, domid, config.name)
+
+        builder = _DomainBuilder(self._dom0, config, uuid, report, created)
+        undo.callback(lambda: self._registry.abandon(builder.domid))
         undo.push_async_callback(asyncio.to_thread, builder.undo)
         # Cancelled or not, the thread goes on to its end: only then may its work be undone.
         work = asyncio.create_task(asyncio.to_thread(builder.build))
@@ -121,12 +126,15 @@ class DomainCreator:
 class _DomainBuilder:
     """The part of a creation that runs in a worker thread."""
 
-    def __init__(self, dom0: Dom0Hypercalls, config: DomainConfig, uuid: bytes, report: StageReport) -> None:
+    def __init__(
+        self, dom0: Dom0Hypercalls, config: DomainConfig, uuid: bytes, report: StageReport, created: Callable[[int], None]
+    ) -> None:
         self._dom0 = dom0
         self._config = config
         self._uuid = uuid
         self._report = report
-        self._domid: int | None = None
+        self._created = created
+        self.domid: int | None = None
 
     def build(self) -> tuple[int, BuildResult]:
         config, dom0 = self._config, self._dom0
@@ -135,17 +143,18 @@ class _DomainBuilder:
         ramdisk = open_ramdisk(Path(config.ramdisk)) if config.ramdisk else None
         plan = plan_pv_domain(kernel, ramdisk, config.command_line, config.memory_mib << 10)
         self._report("building the domain")
-        domid = self._domid = dom0.create_domain(
+        domid = self.domid = dom0.create_domain(
             kind=config.type,
             handle=self._uuid,
             max_vcpus=config.max_vcpus,
             max_evtchn_port=config.max_event_channels,
             max_grant_frames=config.max_grant_frames,
         )
+        self._created(domid)
         cpu_affinity.apply(dom0, domid, config)
         return domid, build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
 
     def undo(self) -> None:
-        if self._domid is not None:
+        if self.domid is not None:
             with contextlib.suppress(HypercallError):
-                self._dom0.destroy_domain(self._domid)
+                self._dom0.destroy_domain(self.domid)

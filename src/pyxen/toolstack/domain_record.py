@@ -64,7 +64,6 @@ class DomainRecord:
     config: DomainConfig
     next_config: DomainConfig  #: for its restart
     started: float = field(default_factory=time.monotonic)
-    built: bool = False
     shutdown_seen: bool = False
     destruction: asyncio.Task[None] | None = None
     shutdown_reason: str = ""
@@ -90,6 +89,7 @@ class DomainRegistry:
 
     def __init__(self) -> None:
         self._records: dict[int, DomainRecord] = {}
+        self._under_construction: dict[int, str] = {}
         self._departed: OrderedDict[int, list[StateReached]] = OrderedDict()
         self._reserved_names: set[str] = set()
         self._reserved_uuids: set[bytes] = set()
@@ -101,7 +101,22 @@ class DomainRegistry:
         return len(self._records)
 
     def add(self, record: DomainRecord) -> None:
+        self._under_construction.pop(record.domid, None)
         self._records[record.domid] = record
+
+    def name(self, domid: int) -> str | None:
+        """The name of a domain, also of one that is still being built."""
+        record = self._records.get(domid)
+        return record.name if record is not None else self._under_construction.get(domid)
+
+    def begin(self, domid: int, name: str) -> None:
+        """The domain exists, but can't be used before ``add``."""
+        self._under_construction[domid] = name
+
+    def abandon(self, domid: int | None) -> None:
+        """It will not be finished. No effect on None."""
+        if domid is not None:
+            self._under_construction.pop(domid, None)
 
     def remove(self, record: DomainRecord) -> None:
         """Forget a destroyed domain, except how it ended."""
@@ -115,11 +130,11 @@ class DomainRegistry:
 
     def get(self, domid: int) -> DomainRecord:
         """Raises ``ToolstackError`` NOT_FOUND, and STATE for one that is still being built or already being destroyed."""
+        if domid in self._under_construction:
+            raise ToolstackError(f"domain {self._under_construction[domid]} is still being built", Fault.STATE)
         record = self._records.get(domid)
         if record is None:
             raise ToolstackError(f"there is no domain {domid}", Fault.NOT_FOUND)
-        if not record.built:
-            raise ToolstackError(f"domain {record.name} is still being built", Fault.STATE)
         return record
 
     def named(self, name: str) -> DomainRecord | None:

@@ -12,7 +12,7 @@ from pyxen.toolstack.errors import Fault, ToolstackError
 from pyxen.toolstack.names import uuid_text
 
 _PAGE_KIB = 4
-#: What xl shows of a domain that is no longer, or not yet, in the store.
+#: What xl shows of a domain that is no longer in the store, but still there.
 _NO_NAME = "(null)"
 
 
@@ -76,8 +76,7 @@ class Inventory:
     def name(self, domid: int) -> str:
         if domid == 0:
             return DOMAIN_0_NAME
-        record = self._registry.find(domid)
-        return record.name if record is not None else _NO_NAME
+        return self._registry.name(domid) or _NO_NAME
 
     def uptime(self, domid: int) -> float:
         """Seconds. Raises ``ToolstackError`` NOT_FOUND."""

@@ -188,7 +188,7 @@ class Toolstack:
         """Find the domains that shut down since the last time, and do what their configurations say."""
         self._store.check_domains()
         for record in self.registry:
-            if record.built and not record.shutdown_seen and record.destruction is None:
+            if not record.shutdown_seen and record.destruction is None:
                 self._check(record)
 
     def _check(self, record: DomainRecord) -> None:
