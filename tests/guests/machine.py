@@ -1,0 +1,153 @@
+"""Runs micro-guests: one hypervisor in this process, a new domain for each guest, its console ring read as Domain 0 reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyxen.abi.io.console import xencons_interface
+from pyxen.engine.unicorn_engine import make_engine
+from pyxen.hypervisor.dom0_interface import DomainInfo, HypercallError, ShutdownReason
+from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.builder.kernel_image import open_kernel
+from pyxen.toolstack.builder.pv_builder import build_pv_domain, plan_pv_domain
+
+OUT_SIZE = xencons_interface.out.size
+#: A guest that writes more than this is not read any further.
+CONSOLE_LIMIT = 1 << 20
+DESTROY_TIMEOUT_S = 5.0
+
+
+@dataclass
+class Outcome:
+    """What became of a guest."""
+
+    console: str
+    ended: bool  #: False: it was still running when its time was over
+    reason: ShutdownReason | None
+    crash_cause: str
+    seconds: float
+    destroy_seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it printed RESULT PASS, and no FAIL."""
+        lines = self.console.splitlines()
+        return "RESULT PASS" in lines and not any(line.startswith("FAIL") for line in lines)
+
+    def __str__(self) -> str:
+        end = f"shutdown {self.reason.name}" if self.reason is not None else "still running"
+        cause = f" ({self.crash_cause})" if self.crash_cause else ""
+        failures = [line for line in self.console.splitlines() if line.startswith("FAIL")]
+        return "\n".join([f"{end}{cause} after {self.seconds:.2f} s", *failures, "--- console ---", self.console])
+
+
+class GuestConsole:
+    """The backend's end of one guest's xencons ring."""
+
+    def __init__(self, page: memoryview) -> None:
+        self._ring = xencons_interface.from_buffer(page)
+        self._text = bytearray()
+
+    def drain(self) -> None:
+        """Take what the guest wrote. Indices that make no sense are ignored, as a backend must."""
+        consumed, produced = self._ring.out_cons, self._ring.out_prod
+        count = (produced - consumed) & 0xFFFFFFFF
+        if count > OUT_SIZE:
+            return
+        content = bytes(self._ring.out)
+        start = consumed % OUT_SIZE
+        text = (content + content)[start : start + count]
+        if len(self._text) < CONSOLE_LIMIT:
+            self._text += text
+        self._ring.out_cons = produced
+
+    def release(self) -> None:
+        """Let go of the page."""
+        del self._ring
+
+    @property
+    def text(self) -> str:
+        return self._text.decode(errors="replace")
+
+
+class Machine:
+    """The hypervisor and its guests."""
+
+    def __init__(self, memory_mib: int = 256) -> None:
+        self.hypervisor = Hypervisor(make_engine, memory_bytes=memory_mib << 20, self_test=False)
+        self._dom0 = self.hypervisor.dom0
+        self._changed = threading.Event()
+        self._unsubscribe = self._dom0.subscribe_domain_exceptions(self._changed.set)
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._unsubscribe()
+        self.hypervisor.close()
+
+    def run(self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, timeout_s: float = 20.0, until: str = "") -> Outcome:
+        """Boot ``kernel`` and wait for its end, for the text ``until`` on its console, or for the time to be over; then destroy it."""
+        domid = self._dom0.create_domain(kind="pv", handle=os.urandom(16), max_vcpus=vcpus)
+        try:
+            plan = plan_pv_domain(open_kernel(kernel), None, "", memory_mib << 10)
+            built = build_pv_domain(self._dom0, domid, plan)
+            page = self._dom0.map_foreign(domid, built.console_mfn)
+            try:
+                return self._watch(domid, GuestConsole(page), built.console_port, timeout_s, until)
+            finally:
+                with contextlib.suppress(BufferError):
+                    page.release()
+                self._dom0.unmap_foreign(domid, built.console_mfn)
+        finally:
+            with contextlib.suppress(HypercallError):
+                self._dom0.destroy_domain(domid)
+
+    def _watch(self, domid: int, console: GuestConsole, console_port: int, timeout_s: float, until: str) -> Outcome:
+        port = self._dom0.bind_interdomain(domid, console_port, self._changed.set)
+        started = time.monotonic()
+        self._dom0.unpause_domain(domid)
+        ended = False
+        while time.monotonic() - started < timeout_s:
+            self._changed.wait(0.5)
+            self._changed.clear()
+            ended = self._dom0.domain_info(domid).shutdown
+            console.drain()
+            self._notify(port)
+            if ended or (until and until in console.text):
+                break
+        console.drain()
+        info = self._dom0.domain_info(domid)
+        seconds = time.monotonic() - started
+        console.release()
+        destroy_started = time.monotonic()
+        self._dom0.close_port(port)
+        self._dom0.destroy_domain(domid)
+        return Outcome(console.text, ended, info.shutdown_reason, info.crash_cause, seconds, time.monotonic() - destroy_started)
+
+    def _notify(self, port: int) -> None:
+        """Tell the guest that there is room again. A guest may have closed its end."""
+        with contextlib.suppress(HypercallError):
+            self._dom0.notify(port)
+
+    def domains(self) -> list[DomainInfo]:
+        """All but Domain 0."""
+        return [info for info in self._dom0.list_domains() if info.domid]
+
+    def log(self) -> str:
+        """The hypervisor's log since the last call."""
+        return self._dom0.read_console_ring(clear=True)
+
+
+@contextlib.contextmanager
+def running_machine() -> Iterator[Machine]:
+    """A machine for a block."""
+    machine = Machine()
+    try:
+        yield machine
+    finally:
+        machine.close()

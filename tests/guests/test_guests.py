@@ -1,0 +1,55 @@
+"""Every micro-guest runs in a domain of its own and must end as its source says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.guests.build import Program, all_programs
+from tests.guests.machine import DESTROY_TIMEOUT_S, Machine
+
+from pyxen.hypervisor.dom0_interface import ShutdownReason
+
+REASONS = {
+    "poweroff": ShutdownReason.POWEROFF,
+    "reboot": ShutdownReason.REBOOT,
+    "crash": ShutdownReason.CRASH,
+    "suspend": ShutdownReason.SUSPEND,
+}
+
+
+def parameters() -> list[object]:
+    """One per program; those that fail today for a known reason must still fail (so that the mark goes when the reason does)."""
+    return [
+        pytest.param(
+            program, id=program.name, marks=[pytest.mark.xfail(reason=program.known_failure, strict=True)] if program.known_failure else []
+        )
+        for program in all_programs()
+    ]
+
+
+@pytest.mark.parametrize("program", parameters())
+def test_guest(program: Program, guests: dict[str, Path], machine: Machine) -> None:
+    endless = program.expect == "running"
+    machine.log()
+    outcome = machine.run(
+        guests[program.name],
+        memory_mib=program.memory_mib,
+        vcpus=program.vcpus,
+        timeout_s=program.timeout_s,
+        until="RESULT PASS" if endless else "",
+    )
+    report = f"{program.name}: {outcome}\n--- xl dmesg ---\n{machine.log()}"
+    assert outcome.ended != endless, report
+    if program.expect in REASONS:
+        assert outcome.reason is REASONS[program.expect], report
+    if program.expect in ("crash", "any"):
+        assert "FAIL" not in outcome.console, report
+    else:
+        assert outcome.passed, report
+    assert program.silent or f"TEST {program.name}" in outcome.console, report
+    assert "internal error" not in report, report
+    assert outcome.destroy_seconds < DESTROY_TIMEOUT_S, report
+    assert machine.domains() == [], report
+    if program.bench:
+        print("\n".join(line for line in outcome.console.splitlines() if line.startswith("BENCH")))
