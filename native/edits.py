@@ -230,10 +230,10 @@ EDITS: tuple[Edit, ...] = (
     ),
     Edit(
         I386 + "seg_helper.c",
-        "Likewise.",
+        "Likewise, but for an IRET that stays where it is: kernels use it to serialise the CPU, often.",
         "void helper_iret_protected(CPUX86State *env, int shift, int next_eip)\n{\n",
         AFTER,
-        "    pyxen_exit_far_transfer(env, GETPC());\n",
+        "    if (pyxen_iret_to_itself(env, shift, GETPC())) {\n        return;\n    }\n    pyxen_exit_far_transfer(env, GETPC());\n",
     ),
     Edit(
         I386 + "seg_helper.c",

@@ -8,6 +8,7 @@
  */
 #include "qemu/osdep.h"
 #include "cpu.h"
+#include "exec/cpu_ldst.h"
 #include "exec/exec-all.h"
 #include "exec/helper-proto.h"
 #include "exec/ram_addr.h"
@@ -275,6 +276,37 @@ void pyxen_exit_far_transfer(CPUX86State *env, uintptr_t retaddr)
         record_exit(env->uc->pyxen, PYXEN_EXIT_FAR_TRANSFER, 0, 0);
         leave(env, retaddr);
     }
+}
+
+/* A deprivileged kernel's 64-bit IRET to its own CS and SS changes no segment and no privilege: then it is done here, as at the
+   ring 3 that the kernel believes to run in. IF and IOPL stay. False: the hypervisor's. */
+bool pyxen_iret_to_itself(CPUX86State *env, int shift, uintptr_t retaddr)
+{
+    const int from_frame = TF_MASK | NT_MASK | RF_MASK | AC_MASK | ID_MASK;
+    uint32_t cpl = env->hflags & HF_CPL_MASK;
+    uint64_t frame = env->regs[R_ESP];
+    uint64_t rip, flags, rsp;
+
+    if (!env->uc->pyxen->deprivileged || cpl == 0 || cpl == 3 || shift != 2 || (env->eflags & NT_MASK)) {
+        return false;
+    }
+    if (cpu_ldq_data_ra(env, frame + 8, retaddr) != env->segs[R_CS].selector ||
+        cpu_ldq_data_ra(env, frame + 32, retaddr) != env->segs[R_SS].selector) {
+        return false;
+    }
+    rip = cpu_ldq_data_ra(env, frame, retaddr);
+    flags = cpu_ldq_data_ra(env, frame + 16, retaddr);
+    rsp = cpu_ldq_data_ra(env, frame + 24, retaddr);
+    if ((uint64_t)((int64_t)(rip << 16) >> 16) != rip) {
+        return false;
+    }
+    env->eip = rip;
+    env->regs[R_ESP] = rsp;
+    cpu_load_eflags(env, flags, from_frame);
+    if (flags & RF_MASK) {
+        env_cpu(env)->cflags_next_tb = 1 | CF_PARALLEL; /* it covers one instruction */
+    }
+    return true;
 }
 
 void pyxen_exit_triple_fault(CPUX86State *env, uintptr_t retaddr)

@@ -26,6 +26,7 @@ void pyxen_exit_cpuid(struct CPUX86State *env, uintptr_t retaddr);
 void pyxen_exit_msr(struct CPUX86State *env, bool write, uintptr_t retaddr);
 void pyxen_exit_halt(struct CPUX86State *env);
 void pyxen_exit_far_transfer(struct CPUX86State *env, uintptr_t retaddr);
+bool pyxen_iret_to_itself(struct CPUX86State *env, int shift, uintptr_t retaddr);
 void pyxen_exit_triple_fault(struct CPUX86State *env, uintptr_t retaddr);
 void pyxen_system_call(struct CPUX86State *env, int length, bool is_sysenter, uintptr_t retaddr);
 /* The privilege that a load of SS gives. */

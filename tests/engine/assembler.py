@@ -10,7 +10,7 @@ from pathlib import Path
 from pyxen.engine.sandbox import CODE
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def assemble(source: str, address: int = CODE) -> bytes:
     """Machine code of Intel-syntax ``source``, to be run at ``address``; statements are separated by newlines or semicolons."""
     with tempfile.TemporaryDirectory() as folder:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.assembler import assemble
 from pyxen.engine.interface import ExitReason
 from pyxen.engine.sandbox import CODE, Sandbox
+from tests.engine.assembler import assemble
 
 UD, NM, GP, DE = 6, 7, 13, 0
 
@@ -124,6 +124,7 @@ def test_cpuid_has_what_guests_need_and_no_avx(box: Sandbox) -> None:
 def test_far_transfers_of_a_deprivileged_kernel_leave_before_any_effect(box: Sandbox, source: str) -> None:
     cpu = box.cpu(assemble(f"nop; {source}"))
     cpu.state.rsp -= 64
+    box.write(cpu.state.rsp + 8, 0x10)  # some other code segment
     rsp = cpu.state.rsp
     assert cpu.run() == ExitReason.FAR_TRANSFER
     assert (cpu.state.rip, cpu.state.rsp) == (CODE + 1, rsp)
@@ -223,3 +224,46 @@ def test_task_switched_faults_on_fpu_use(box: Sandbox) -> None:
     cpu.state.cr0 |= 8
     assert cpu.run() == ExitReason.EXCEPTION
     assert (cpu.state.vector, cpu.state.rip) == (NM, CODE)
+
+
+IRET_FRAME = """
+    mov ecx, ss; push rcx; push {rsp}; push {flags}; mov ecx, cs; push rcx; lea rax, [rip + 1f]; push rax; xor eax, eax
+    iretq
+    hlt
+1:  pushfq; pop rax; syscall
+"""
+
+
+def test_an_iret_of_a_deprivileged_kernel_to_itself_is_native(box: Sandbox) -> None:
+    """IF and IOPL stay as they are: the kernel believes to be in ring 3."""
+    cpu = box.cpu(assemble(IRET_FRAME.format(rsp="0x30000", flags="0x243ed7")))
+    cpu.state.segs[1].selector, cpu.state.segs[2].selector = 0xE033, 0xE02B
+    assert cpu.run() == ExitReason.SYSCALL
+    state = cpu.state
+    assert (state.rsp, state.rax, state.cpl) == (0x30000, 0x240CD7, 1)
+    assert (state.segs[1].selector, state.segs[2].selector) == (0xE033, 0xE02B)
+
+
+def test_an_iret_to_itself_starts_single_steps(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(IRET_FRAME.format(rsp="0x30000", flags="0x102")))
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert (cpu.state.vector, cpu.state.rsp) == (1, 0x2FFF8)  # after the one instruction that follows
+
+
+@pytest.mark.parametrize(("slot", "value"), [(0, 1 << 47), (8, 0xE02B), (8, 0), (32, 0xE033), (32, 1 << 16 | 0xE02B)])
+def test_any_other_iret_of_a_deprivileged_kernel_leaves(box: Sandbox, slot: int, value: int) -> None:
+    cpu = box.cpu(assemble("iretq"))
+    cpu.state.segs[1].selector, cpu.state.segs[2].selector = 0xE033, 0xE02B
+    cpu.state.rsp -= 64
+    rsp = cpu.state.rsp
+    for number, part in enumerate((CODE, 0xE033, 2, rsp, 0xE02B)):
+        box.write(rsp + number * 8, part)
+    box.write(rsp + slot, value)
+    assert cpu.run() == ExitReason.FAR_TRANSFER
+    assert (cpu.state.rip, cpu.state.rsp) == (CODE, rsp)
+
+
+def test_an_iret_with_nt_set_leaves(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(IRET_FRAME.format(rsp="0x30000", flags="2")))
+    cpu.state.rflags = 0x4002
+    assert cpu.run() == ExitReason.FAR_TRANSFER

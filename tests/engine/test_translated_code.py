@@ -125,7 +125,14 @@ def test_code_changed_by_another_vcpu_at_the_same_time(box: Sandbox) -> None:
     caller = box.cpu(assemble(f"mov rbx, {function}; 1: call rbx; cmp eax, 200; jne 1b; syscall"))
     box.load(
         assemble(
-            f"mov rbx, {function}; mov cl, 1; 1: inc cl; mov byte ptr [rbx + 1], cl; mov edx, 3000; 2: dec edx; jnz 2b; cmp cl, 200; jne 1b; syscall",
+            f"""
+            mov rbx, {function}; mov cl, 1
+        1:  inc cl; mov byte ptr [rbx + 1], cl
+            mov edx, 3000
+        2:  dec edx; jnz 2b
+            cmp cl, 200; jne 1b
+            syscall
+            """,
             DATA,
         ),
         DATA,
