@@ -318,10 +318,8 @@ def _configuration(
     config: str | os.PathLike[str] | Mapping[str, Any] | None, settings: dict[str, Any]
 ) -> tuple[list[p.ConfigText], dict[str, Any]]:
     """What to send: texts, or a mapping."""
-    settings = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
     if config is None or isinstance(config, Mapping):
-        mapping = {**(config or {}), **settings}
-        mapping.setdefault("name", f"domain-{os.urandom(4).hex()}")
+        mapping = _plain({"name": f"domain-{os.urandom(4).hex()}", **(config or {}), **settings})
         return [], mapping
     if isinstance(config, str):
         text = p.ConfigText(config, "configuration")
@@ -331,8 +329,13 @@ def _configuration(
             text = p.ConfigText(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise HostError(f"{path}: can't be read: {error}", ErrorKind.INVALID) from None
-    overrides = "".join(f"{key} = {_literal(value)}\n" for key, value in settings.items())
+    overrides = "".join(f"{key} = {_literal(value)}\n" for key, value in _plain(settings).items())
     return [text, p.ConfigText(overrides, "settings")], {}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With paths as text."""
+    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
 
 
 def _literal(value: Any) -> str:

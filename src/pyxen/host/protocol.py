@@ -493,7 +493,7 @@ DMESG = Method("dmesg", DmesgRequest, Text)
 DEBUG_KEYS = Method("debug_keys", DebugKeysRequest, Nothing)
 
 CONSOLE_PATH = Method("console.path", DomainId, ConsolePath)
-#: Ends when the domain is gone and all its output was sent.
+#: The first event, without data, says that no output can be missed any more. Ends when the domain is gone and all its output was sent.
 CONSOLE_ATTACH = StreamMethod("console.attach", ConsoleAttachRequest, ConsoleOutput, Nothing)
 CONSOLE_WRITE = Method("console.write", ConsoleInput, ConsoleAccepted)
 

@@ -278,6 +278,7 @@ class HostService:
         history = self._toolstack.console(request.domid).history
         attached_at = history.end
         position = history.start if request.replay else attached_at
+        await send(p.ConsoleOutput(b""))
         while True:
             replayed = position < attached_at
             first, data = await history.read(position, min(_CONSOLE_CHUNK, attached_at - position) if replayed else _CONSOLE_CHUNK)

@@ -195,6 +195,9 @@ class Toolstack:
         try:
             info = self._dom0.domain_info(record.domid)
         except HypercallError:
+            info = None
+        if info is None or info.dying:
+            # Not by us. It may live on only because we have pages of it mapped.
             self._spawn(self.destroy(record.domid))
             return
         if not info.shutdown or info.shutdown_reason is None:
