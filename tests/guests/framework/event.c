@@ -13,6 +13,18 @@ static struct vcpu_info *own_vcpu_info;
 void events_init(void)
 {
     own_vcpu_info = &shared_info->vcpu_info[0];
+    /* The backends' events would only get into the way: the console and the store are polled here. */
+    event_mask(start_info->console.domU.evtchn);
+    event_mask(start_info->store_evtchn);
+    event_clear(start_info->console.domU.evtchn);
+    event_clear(start_info->store_evtchn);
+    events_forget();
+}
+
+void events_forget(void)
+{
+    own_vcpu_info->evtchn_pending_sel = 0;
+    own_vcpu_info->evtchn_upcall_pending = 0;
 }
 
 struct vcpu_info *event_vcpu_info(void)

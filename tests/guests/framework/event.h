@@ -19,6 +19,7 @@ static inline void events_disable(void)
 }
 
 void events_enable(void);
+void events_forget(void); /* take back the vCPU's pending upcall (not the ports' pending bits) */
 
 /* How many upcalls there were, and how often each port was found pending in them. */
 extern volatile unsigned event_upcalls;

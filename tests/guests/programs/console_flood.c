@@ -10,7 +10,7 @@ PROGRAM(console_flood)
     struct xencons_interface *ring = mfn_to_virt(start_info->console.domU.mfn);
 
     for (int i = 0; i < 4096; i++)
-        console_write(line, 64);
+        console_write(line, sizeof(line) - 1);
     for (int i = 0; i < 2000; i++)
         event_send(start_info->console.domU.evtchn);
     /* Let the backend drain, then claim to have written 4 GB. */

@@ -12,8 +12,7 @@ PROGRAM(event_loopback)
     check(b > 0 && b != a, "bind_interdomain gives port %ld", b);
     check(event_pending(b), "the new port starts pending, in case an event was sent before");
     event_clear(b);
-    event_vcpu_info()->evtchn_upcall_pending = 0;
-    event_vcpu_info()->evtchn_pending_sel = 0;
+    events_forget();
 
     check_equal(event_send(a), 0, "send from a");
     check(event_pending(b) && !event_pending(a), "b is pending, a is not");

@@ -6,8 +6,7 @@ PROGRAM(event_mask)
     long a = event_alloc_unbound(DOMID_SELF), b = event_bind_interdomain(DOMID_SELF, a);
 
     event_clear(b);
-    event_vcpu_info()->evtchn_upcall_pending = 0;
-    event_vcpu_info()->evtchn_pending_sel = 0;
+    events_forget();
     events_enable();
     event_mask(b);
     check_equal(event_send(a), 0, "send to a masked port");

@@ -58,6 +58,8 @@ PROGRAM(failsafe)
     struct trap_record trap;
 
     trap_set_handler(KIND_FAILSAFE, on_failsafe);
+    segment_load(ds, 0);
+    segment_load(fs, 0);
     registers = kernel_frame();
     registers.cs = 0x1230;
     trap = iret_with(registers);

@@ -11,7 +11,7 @@ PROGRAM(mmu_page_types)
     check_equal(map_page(window, (void *)start_info->pt_base, PTE_DATA), -XEN_EBUSY, "a writable mapping of the L4");
     check_equal(map_page(window, (void *)start_info->pt_base, PTE_READ_ONLY), 0, "a read-only mapping of it");
     check(pte_write(pte_of(va, 4), make_pte(virt_to_mfn(page), PTE_TABLE)) < 0, "a writable page as an L3");
-    check_equal(mmuext(MMUEXT_PIN_L1_TABLE, virt_to_mfn(page), 0), -XEN_EBUSY, "a writable page pinned as an L1");
+    check_equal(mmuext(MMUEXT_PIN_L1_TABLE, virt_to_mfn(page), 0), -XEN_EINVAL, "a writable page pinned as an L1");
     check(pte_write(pte_of(va, 4), make_pte(virt_to_mfn((void *)start_info->pt_base), PTE_TABLE)) < 0, "the L4 as an L3");
     check_equal(mmuext(MMUEXT_PIN_L1_TABLE, virt_to_mfn(table), 0), 0, "a read-only page pinned as an L1");
     check(mmuext(MMUEXT_PIN_L2_TABLE, virt_to_mfn(table), 0) < 0, "an L1 can't be an L2");

@@ -24,8 +24,7 @@ PROGRAM(vcpu_info_placement)
     event_set_vcpu_info(placed);
     loop = event_alloc_unbound(DOMID_SELF);
     other = event_bind_interdomain(DOMID_SELF, loop);
-    placed->evtchn_upcall_pending = 0;
-    placed->evtchn_pending_sel = 0;
+    events_forget();
     event_clear(other);
     event_send(loop);
     check_equal(placed->evtchn_upcall_pending, 1, "events are reported in the new place");
