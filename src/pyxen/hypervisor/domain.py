@@ -57,7 +57,6 @@ class Domain:
         self.total_pages = 0
         self.shared_info = 0
         self.vm_assist = 0
-        self.waiting_for_exit = 0
         self.console_tail = ""
         self.shutdown_code: ShutdownReason | None = None
         self.watchdogs: dict[int, Timer] = {}

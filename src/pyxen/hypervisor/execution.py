@@ -58,9 +58,8 @@ def _step(vcpu: Vcpu) -> None:
     try:
         reason = vcpu.cpu.run()
     finally:
-        lock.acquire()
+        # Before the lock: who holds it may be waiting for just this (``Hypervisor.stop_briefly``).
         vcpu.in_guest = False
-        if vcpu.domain.waiting_for_exit:
-            vcpu.hypervisor.left_guest.notify_all()
+        lock.acquire()
     vcpu.domain.exits[reason] += 1
     EXIT_HANDLERS[reason](vcpu)

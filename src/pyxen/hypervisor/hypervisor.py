@@ -36,6 +36,7 @@ LARGE_PAGE_FRAMES = 512
 LAST_DOMID = 0x7FEF
 #: A vCPU that does not leave the guest within this is a defect of the engine.
 LEAVE_GUEST_TIMEOUT_S = 10.0
+LEAVE_GUEST_POLL_S = 20e-6
 
 
 class Hypervisor:
@@ -43,7 +44,6 @@ class Hypervisor:
 
     def __init__(self, engine_factory: EngineFactory, *, memory_bytes: int, self_test: bool = True) -> None:
         self.lock = threading.RLock()
-        self.left_guest = threading.Condition(self.lock)
         self.console = ConsoleRing()
         self.hooks = Hooks(self.log)
         self.memory = MachineMemory(memory_bytes)
@@ -181,19 +181,19 @@ class Hypervisor:
         vcpu.kick()
 
     def stop_briefly(self, vcpu: Vcpu, caller: Vcpu | None) -> None:
-        """Return when ``vcpu`` is not executing guest code; it can't start again before the lock is free. ``caller`` itself never is."""
+        """Return when ``vcpu`` is not executing guest code; it can't start again before the lock is free. ``caller`` itself never is.
+
+        The lock stays held while this waits, so a handler's work is never interleaved with another's: a vCPU says that it left the guest
+        before it takes the lock.
+        """
         if vcpu is caller or not vcpu.in_guest:
             return
-        vcpu.domain.waiting_for_exit += 1
+        vcpu.cpu.kick()
         deadline = time.monotonic() + LEAVE_GUEST_TIMEOUT_S
-        try:
-            while vcpu.in_guest:
-                vcpu.cpu.kick()
-                self.left_guest.wait(0.05)
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"vCPU {vcpu.vcpu_id} of domain {vcpu.domain.domid} does not leave the guest")
-        finally:
-            vcpu.domain.waiting_for_exit -= 1
+        while vcpu.in_guest:
+            time.sleep(LEAVE_GUEST_POLL_S)
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"vCPU {vcpu.vcpu_id} of domain {vcpu.domain.domid} does not leave the guest")
 
     def _flush_stale(self, owner: int, stamp: int) -> None:
         domain = self._domains.get(owner)

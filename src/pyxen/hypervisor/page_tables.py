@@ -12,6 +12,7 @@ import errno
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L4, SEGMENT_DESCRIPTORS, FrameTable
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 PRESENT, RW, USER, ACCESSED, DIRTY, PSE = 1, 2, 4, 0x20, 0x40, 0x80
 NX = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
-#: Cache attributes, PSE/PAT and GLOBAL are Xen's to set; bit 62 marks grant mappings in an L1 entry.
+#: Cache attributes and PSE/PAT are Xen's to set, GLOBAL too but in an L1 entry; bit 62 marks grant mappings in an L1 entry.
 DISALLOWED = 0x198
-L1_DISALLOWED = DISALLOWED | 1 << 62
+L1_DISALLOWED = 0x98 | 1 << 62
+#: Xen runs a 64-bit guest's kernel in ring 3, so every present entry gets the user bit (adjust_guest_l1e and its like), and guests see it.
+ADJUSTED = USER
 
 FIRST_XEN_SLOT, LAST_XEN_SLOT = 256, 271  #: L4 slots that Xen keeps (xen-x86_64.h: HYPERVISOR_VIRT_START..END)
 M2P_SLOT, PER_DOMAIN_SLOT = 256, 260
@@ -93,6 +96,8 @@ class PageTables:
             return False
         if preserve_accessed:
             entry |= old & (ACCESSED | DIRTY)
+        if entry & PRESENT:
+            entry |= ADJUSTED
         if old & PRESENT:
             if entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS):
                 self._check_flags(level, entry)
@@ -131,6 +136,7 @@ class PageTables:
             raise HypercallError(errno.EINVAL, f"L1 table {mfn:#x} has entries with reserved bits")
         mfns = (entries & _ENTRY_ADDRESS) >> _SHIFT
         self._frames.get_many(mfns, mfns[(entries & np.uint64(RW)) != 0], domid)
+        _adjust(table)
 
     def _validate_upper(self, mfn: int, level: int, domain: Domain) -> None:
         table = self._memory.tables[mfn]
@@ -146,6 +152,7 @@ class PageTables:
             for entry in taken:
                 self._put_entry(level, entry)
             raise
+        _adjust(table)
         if level == L4:
             table[FIRST_XEN_SLOT : LAST_XEN_SLOT + 1] = 0
             table[M2P_SLOT] = self._m2p_entry
@@ -186,6 +193,10 @@ class PageTables:
     def is_table(self, mfn: int) -> bool:
         """Whether the frame is in use as a page table."""
         return bool(self._frames.type_count[mfn]) and L1 <= self._frames.type[mfn] <= L4
+
+
+def _adjust(table: npt.NDArray[np.uint64]) -> None:
+    table[(table & np.uint64(PRESENT)) != 0] |= np.uint64(ADJUSTED)
 
 
 __all__ = ["ACCESSED", "ADDRESS", "DIRTY", "L2", "NX", "PRESENT", "PSE", "RW", "USER", "PageTables"]

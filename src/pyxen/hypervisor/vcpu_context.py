@@ -70,6 +70,7 @@ def _load_registers(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
     for name in GENERAL:
         setattr(state, name, getattr(regs, name))
     state.rflags = regs.rflags & SETTABLE_FLAGS | FLAG_IF | 2
+    vcpu.iopl = regs.rflags >> 12 & 3
     vcpu.kernel_mode = True
     state.cpl = KERNEL_CPL
     state.cr3 = vcpu.kernel_root
