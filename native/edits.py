@@ -32,7 +32,7 @@ EDITS: tuple[Edit, ...] = (
         "    qemu/target/i386/unicorn.c\n",
         AFTER,
         "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n"
-        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_fpu.c\n",
+        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n",
     ),
     Edit(
         "src/include/uc_priv.h",
@@ -61,10 +61,12 @@ EDITS: tuple[Edit, ...] = (
     Edit(I386 + "cpu.h", "The hooks that cpu.h itself calls.", '#include "exec/cpu-defs.h"\n', AFTER, '#include "pyxen_hooks.h"\n'),
     Edit(
         I386 + "helper.h",
-        "Port I/O leaves the block through one helper.",
+        "pyxen's own helpers.",
         "DEF_HELPER_3(outb, void, env, i32, i32)\n",
         BEFORE,
-        "DEF_HELPER_4(pyxen_io, void, env, i32, i32, i32)\n",
+        "DEF_HELPER_4(pyxen_io, void, env, i32, i32, i32)\n"
+        "DEF_HELPER_2(pyxen_rep_movs, void, env, i32)\n"
+        "DEF_HELPER_2(pyxen_rep_stos, void, env, i32)\n",
     ),
     # ------------------------------------------------------------------ atomics and preemption
     Edit(
@@ -434,5 +436,24 @@ EDITS: tuple[Edit, ...] = (
         "        } else {\n"
         "            gen_eob(dc);\n"
         "        }\n",
+    ),
+    # ------------------------------------------------------------------ string instructions
+    Edit(
+        I386 + "translate.c",
+        "REP MOVS in 64-bit code goes by the page.",
+        "            gen_repz_movs(s, ot, pc_start - s->cs_base, s->pc - s->cs_base);\n",
+        BEFORE,
+        "            if (CODE64(s) && s->aflag == MO_64 && s->override < 0 && !s->tf) {\n"
+        "                gen_helper_pyxen_rep_movs(tcg_ctx, tcg_ctx->cpu_env, tcg_const_i32(tcg_ctx, ot));\n"
+        "            }\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "REP STOS, likewise.",
+        "            gen_repz_stos(s, ot, pc_start - s->cs_base, s->pc - s->cs_base);\n",
+        BEFORE,
+        "            if (CODE64(s) && s->aflag == MO_64 && !s->tf) {\n"
+        "                gen_helper_pyxen_rep_stos(tcg_ctx, tcg_ctx->cpu_env, tcg_const_i32(tcg_ctx, ot));\n"
+        "            }\n",
     ),
 )
