@@ -31,7 +31,7 @@ from pyxen.host.protocol import DomainDetail, DomainState, ErrorKind, HostError,
 TEXT_LIMIT = 16 << 20
 _TAIL_LINES = 40
 _INPUT_CHUNK = 1024
-_INPUT_RETRY_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 class DomainTimeoutError(HostError, TimeoutError):
@@ -82,14 +82,29 @@ class Host:
         return Domain(self._client, created.domid, created.name, created.uuid)
 
     def domains(self) -> list[Domain]:
-        """All domains but Domain 0, by id."""
+        """All domains that are fully created, but for Domain 0, by id."""
         listed = self._client.call(p.DOMAIN_LIST, p.Nothing()).domains
-        return [Domain(self._client, detail.domid, detail.name, detail.uuid) for detail in listed if detail.domid != 0]
+        return [
+            Domain(self._client, detail.domid, detail.name, detail.uuid)
+            for detail in listed
+            if detail.domid != 0 and not detail.under_construction
+        ]
 
-    def domain(self, identifier: str | int) -> Domain:
-        """The domain of a name or an id. A restarted domain has a new id: find it again by its name. Raises ``HostError`` NOT_FOUND."""
-        found = self._client.call(p.DOMAIN_RESOLVE, p.Identifier(str(identifier)))
-        return Domain(self._client, found.domid, found.name, found.uuid)
+    def domain(self, identifier: str | int, timeout: float = 0.0) -> Domain:
+        """The domain of a name or an id. ``timeout`` in seconds: how long to wait for it to be there and fully created. A restarted domain
+        has a new id: find it again by its name. Raises ``HostError`` NOT_FOUND."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                found = self._client.call(p.DOMAIN_RESOLVE, p.Identifier(str(identifier)))
+                detail = self._client.call(p.DOMAIN_INFO, p.DomainId(found.domid))
+                if not detail.under_construction:
+                    return Domain(self._client, found.domid, found.name, found.uuid)
+                raise HostError(f"domain {found.name} is still being built", ErrorKind.NOT_FOUND)
+            except HostError as error:
+                if error.kind is not ErrorKind.NOT_FOUND or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_SECONDS)
 
     def dmesg(self, *, clear: bool = False) -> str:
         """The hypervisor's log."""
@@ -292,7 +307,7 @@ class Console:
             if not accepted:
                 if time.monotonic() > deadline:
                     raise DomainTimeoutError(f"domain {self._name} does not read its console")
-                time.sleep(_INPUT_RETRY_SECONDS)
+                time.sleep(_POLL_SECONDS)
 
     def _read(self, timeout: float) -> bool:
         """Take one piece of output. -> whether there was one."""

@@ -29,6 +29,9 @@ OUTPUT_BURST = 128 << 10
 #: Typed bytes that wait for a guest that does not read.
 INPUT_LIMIT = 4 << 10
 _TURN_BYTES = 2048
+#: From one turn to the next at least so many seconds: Linux sends an event for every 16 bytes, and a turn for each would cost more than
+#: the output itself.
+_TURN_INTERVAL = 0.002
 
 
 class GuestConsole:
@@ -44,6 +47,8 @@ class GuestConsole:
         self._budget = ByteBudget(OUTPUT_RATE, OUTPUT_BURST, loop.time())
         self._input = bytearray()
         self._turn_is_due = False
+        self._last_turn = 0.0
+        self._later: asyncio.TimerHandle | None = None
         self._refill: asyncio.TimerHandle | None = None
         self._ring_error_told = False
         self._closed = False
@@ -85,8 +90,9 @@ class GuestConsole:
         if self._closed:
             return
         self._closed = True
-        if self._refill is not None:
-            self._refill.cancel()
+        for timer in (self._refill, self._later):
+            if timer is not None:
+                timer.cancel()
         with contextlib.suppress(ConsoleRingError):
             self._deliver(self._ring.take_output(_TURN_BYTES))
         self.history.close()
@@ -97,12 +103,20 @@ class GuestConsole:
         if not self._turn_is_due:
             self._turn_is_due = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: the host is going down
-                self._loop.call_soon_threadsafe(self._turn)
+                self._loop.call_soon_threadsafe(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        early = self._last_turn + _TURN_INTERVAL - self._loop.time()
+        if early <= 0:
+            self._turn()
+        elif not self._closed:
+            self._later = self._loop.call_later(early, self._turn)
 
     def _turn(self) -> None:
         self._turn_is_due = False
         if self._closed:
             return
+        self._last_turn = self._loop.time()
         try:
             moved = self._move_output()
             moved = self._move_input() or moved

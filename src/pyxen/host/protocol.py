@@ -215,6 +215,7 @@ class DomainDetail:
     cpupool: str = "Pool-0"
     console_tty: str = ""
     ssidref: int = 0
+    under_construction: bool = False  #: it is being created; nothing can be done with it yet
 
 
 @dataclass(frozen=True)

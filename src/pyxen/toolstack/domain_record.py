@@ -113,6 +113,16 @@ class DomainRegistry:
         """The domain exists, but can't be used before ``add``."""
         self._under_construction[domid] = name
 
+    def is_under_construction(self, domid: int) -> bool:
+        return domid in self._under_construction
+
+    def find_name(self, name: str) -> int | None:
+        """The id of the domain of that name, also of one that is still being built."""
+        record = self.named(name)
+        if record is not None:
+            return record.domid
+        return next((domid for domid, other in self._under_construction.items() if other == name), None)
+
     def abandon(self, domid: int | None) -> None:
         """It will not be finished. No effect on None."""
         if domid is not None:

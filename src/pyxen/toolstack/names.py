@@ -49,7 +49,7 @@ def resolve(dom0: Dom0Hypercalls, registry: DomainRegistry, identifier: str) -> 
             return number
     if identifier == DOMAIN_0_NAME:
         return 0
-    record = registry.named(identifier)
-    if record is None:
+    domid = registry.find_name(identifier)
+    if domid is None:
         raise ToolstackError(f"{identifier} is an invalid domain identifier: there is no such domain", Fault.NOT_FOUND)
-    return record.domid
+    return domid
