@@ -158,6 +158,14 @@ def test_corrupt_payload(opened: Callable[[bytes], KernelImage], name: str) -> N
         opened(bz_image(with_size(name, bytes(packed), content)))
 
 
+def test_lzo_checksum() -> None:
+    """Of a block that is stored as it is, nothing but the checksum tells that it is corrupt."""
+    packed = bytearray(lzop(os.urandom(3000)))
+    packed[1500] ^= 1
+    with pytest.raises(KernelFormatError, match="a checksum does not match"):
+        decompress(memoryview(packed), 1 << 20)
+
+
 def test_payload_of_another_size_than_it_says(opened: Callable[[bytes], KernelImage]) -> None:
     with pytest.raises(KernelFormatError, match="should unpack to 1234 bytes"):
         opened(bz_image(PACKERS["xz"](small_kernel()) + (1234).to_bytes(4, "little")))

@@ -42,7 +42,8 @@ _ADDRESS_LIMIT = 1 << 64
 
 @dataclass(frozen=True)
 class Segment:
-    """A program header. Addresses and sizes in bytes; the file range is inside the file, ``memory_size >= file_size``."""
+    """A program header. Addresses and sizes in bytes. Of what is loaded, ``memory_size >= file_size`` and the physical address does not wrap around. Whether
+    the file has these bytes is checked when they are read."""
 
     kind: int
     flags: int
@@ -55,7 +56,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Section:
-    """A section header. The file range is inside the file unless ``kind`` is SHT_NOBITS."""
+    """A section header. Whether the file has these bytes is checked when they are read."""
 
     name: bytes
     kind: int
@@ -111,11 +112,6 @@ class ElfFile:
         return segments
 
     def _check_segment(self, segment: Segment) -> None:
-        if segment.offset + segment.file_size > self.source.size:
-            end = segment.offset + segment.file_size
-            raise KernelFormatError(
-                f"truncated or corrupt: an ELF segment should end at byte {end}, but there are only {self.source.size} bytes"
-            )
         if segment.kind != PT_LOAD:
             return
         if segment.memory_size < segment.file_size:
@@ -139,10 +135,6 @@ class ElfFile:
         for name, kind, flags, address, start, size, *_ in table:
             if kind == 0:
                 continue
-            if kind != SHT_NOBITS and start + size > self.source.size:
-                raise KernelFormatError(
-                    f"truncated or corrupt: an ELF section should end at byte {start + size}, but there are only {self.source.size} bytes"
-                )
             end = names.find(b"\0", name)
             sections.append(Section(names[name : end if end >= 0 else len(names)], kind, flags, address, start, size))
         return sections
