@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.guests.build import Builder, all_programs
-from tests.guests.machine import Machine, running_machine
 
 from pyxen.guests.packages import PackageError
+from tests.guests.build import Builder, all_programs
+from tests.guests.machine import Machine, running_machine
 
 
 @pytest.fixture(scope="session")

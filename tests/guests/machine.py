@@ -82,16 +82,14 @@ class Machine:
     def __init__(self, memory_mib: int = 256) -> None:
         self.hypervisor = Hypervisor(make_engine, memory_bytes=memory_mib << 20, self_test=False)
         self._dom0 = self.hypervisor.dom0
-        self._changed = threading.Event()
-        self._unsubscribe = self._dom0.subscribe_domain_exceptions(self._changed.set)
 
     def close(self) -> None:
         """Stop everything."""
-        self._unsubscribe()
         self.hypervisor.close()
 
     def run(self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, timeout_s: float = 20.0, until: str = "") -> Outcome:
-        """Boot ``kernel`` and wait for its end, for the text ``until`` on its console, or for the time to be over; then destroy it."""
+        """Boot ``kernel`` and wait for its end, for the text ``until`` on its console, or for the time to be over; then destroy it.
+        From any thread: guests may run side by side."""
         domid = self._dom0.create_domain(kind="pv", handle=os.urandom(16), max_vcpus=vcpus)
         try:
             plan = plan_pv_domain(open_kernel(kernel), None, "", memory_mib << 10)
@@ -108,18 +106,21 @@ class Machine:
                 self._dom0.destroy_domain(domid)
 
     def _watch(self, domid: int, console: GuestConsole, console_port: int, timeout_s: float, until: str) -> Outcome:
-        port = self._dom0.bind_interdomain(domid, console_port, self._changed.set)
+        changed = threading.Event()
+        unsubscribe = self._dom0.subscribe_domain_exceptions(changed.set)
+        port = self._dom0.bind_interdomain(domid, console_port, changed.set)
         started = time.monotonic()
         self._dom0.unpause_domain(domid)
         ended = False
         while time.monotonic() - started < timeout_s:
-            self._changed.wait(0.5)
-            self._changed.clear()
+            changed.wait(0.5)
+            changed.clear()
             ended = self._dom0.domain_info(domid).shutdown
             console.drain()
             self._notify(port)
             if ended or (until and until in console.text):
                 break
+        unsubscribe()
         console.drain()
         info = self._dom0.domain_info(domid)
         seconds = time.monotonic() - started

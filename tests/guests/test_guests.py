@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.guests.build import Program, all_programs
-from tests.guests.machine import DESTROY_TIMEOUT_S, Machine
 
 from pyxen.hypervisor.dom0_interface import ShutdownReason
+from tests.guests.build import Program, all_programs
+from tests.guests.machine import DESTROY_TIMEOUT_S, Machine
 
 REASONS = {
     "poweroff": ShutdownReason.POWEROFF,
@@ -53,3 +54,14 @@ def test_guest(program: Program, guests: dict[str, Path], machine: Machine) -> N
     assert machine.domains() == [], report
     if program.bench:
         print("\n".join(line for line in outcome.console.splitlines() if line.startswith("BENCH")))
+
+
+def test_guests_side_by_side(guests: dict[str, Path], machine: Machine) -> None:
+    """One that loops masked, one that makes hypercalls without end and two that count and fault: they do not disturb each other."""
+    names = ["loop_masked", "event_interrupts_kernel", "loop_hypercalls", "fpu_state"]
+    with ThreadPoolExecutor(len(names)) as pool:
+        runs = {name: pool.submit(machine.run, guests[name], timeout_s=2.0 if name.startswith("loop") else 20.0) for name in names}
+        outcomes = {name: run.result() for name, run in runs.items()}
+    assert all(outcome.passed for outcome in outcomes.values()), "\n".join(map(str, outcomes.values()))
+    assert [name for name, outcome in outcomes.items() if not outcome.ended] == ["loop_masked", "loop_hypercalls"]
+    assert machine.domains() == []
