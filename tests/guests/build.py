@@ -1,4 +1,4 @@
-"""Builds the micro-guests: an ELF kernel per file of programs/, linked with framework/. By hand: ``python -m tests.guests.build [NAME...]``."""
+"""Builds the micro-guests: an ELF kernel per file of programs/, linked with framework/. ``python -m tests.guests.build [NAME...]``."""
 
 from __future__ import annotations
 
