@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pyxen.cli.raw_terminal import RawTerminal
+from pyxen.cli.raw_terminal import raw_terminal
 from pyxen.host.client import Client, Stream
 from pyxen.host.protocol import (
     CONSOLE_ATTACH,
@@ -56,15 +56,14 @@ class ConsoleSession:
         When the input ends (a file, ``</dev/null``), the output goes on. Raises ``HostError``.
         """
         sys.stdout.flush()
-        with self._client.stream(CONSOLE_ATTACH, ConsoleAttachRequest(self._domid)) as stream, RawTerminal(self._source):
+        with self._client.stream(CONSOLE_ATTACH, ConsoleAttachRequest(self._domid)) as stream, raw_terminal(self._source):
+            stream.read()  # the host's word that it is attached
             attached()
-            while True:
-                watched = [stream.fileno(), *([self._source] if self._reading else [])]
-                ready, _, _ = select.select(watched, [], [])
-                if stream.fileno() in ready and self._show(stream):
-                    return ConsoleEnd.DOMAIN_GONE
+            while not self._show(stream):  # before the first select: output may have come along with the first event
+                ready, _, _ = select.select([stream.fileno(), *([self._source] if self._reading else [])], [], [])
                 if self._source in ready and self._pass_input():
                     return ConsoleEnd.LEFT
+            return ConsoleEnd.DOMAIN_GONE
 
     def _show(self, stream: Stream[ConsoleOutput, Nothing]) -> bool:
         """Write what has come. Returns whether the stream is at its end."""

@@ -87,6 +87,7 @@ class _Script:
 
     def run(self) -> int:
         with self._client.stream(CONSOLE_ATTACH, ConsoleAttachRequest(self._guest.domid)) as console:
+            console.read(SILENCE_LIMIT)  # the host's word that it is attached
             self._guest.start()
             self._until_prompt(console, BOOT_LIMIT)
             for command in COMMANDS:

@@ -7,7 +7,7 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2  #: xl's status for a wrong option or a missing argument
 
 
-class CommandFailed(Exception):  # noqa: N818 - it reads as what it is
+class CommandFailed(Exception):
     """A command failed; ``str()`` is what the user is told, in one line unless xl itself prints more."""
 
     def __init__(self, message: str, status: int = EXIT_FAILURE) -> None:
@@ -19,5 +19,5 @@ class UsageError(Exception):
     """The command was called in a way that it does not have: xl prints the message and the command's help."""
 
 
-class HelpWanted(Exception):  # noqa: N818 - no error
+class HelpWanted(Exception):
     """``-h``: the command's help, and success."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyxen.cli.console_session import ConsoleEnd, ConsoleSession
+from pyxen.cli.ending_signals import ending_signals_raise
 from pyxen.cli.failures import EXIT_SUCCESS
 from pyxen.cli.progress import progress_reporter
 from pyxen.host.client import Client, Stream
@@ -79,16 +80,16 @@ class GuestRun:
 @contextlib.contextmanager
 def created_guest(client: Client, config: dict[str, Any], working_directory: str) -> Iterator[GuestRun]:
     """Create a guest, paused. However the block ends, nothing of the guest is left, unless it was ``kept``. Raises ``HostError``."""
-    with progress_reporter() as report:
-        created = client.call(
-            DOMAIN_CREATE, CreateRequest(config=config, paused=True, working_directory=working_directory), progress=report
-        )
-    guest: GuestRun | None = None
-    try:
-        with client.stream(DOMAIN_WAIT, WaitRequest(created.domid, [DomainState.DESTROYED])) as states:
-            guest = GuestRun(client, created.domid, created.name, states)
-            yield guest
-    finally:
-        if guest is None or not guest.kept:
-            with contextlib.suppress(HostError):  # it is gone already, and so is nothing left; or the host is, and took it along
-                client.call(DOMAIN_DESTROY, DomainId(created.domid))
+    request = CreateRequest(config=config, paused=True, working_directory=working_directory)
+    with ending_signals_raise():
+        with progress_reporter() as report:
+            created = client.call(DOMAIN_CREATE, request, progress=report)
+        guest: GuestRun | None = None
+        try:
+            with client.stream(DOMAIN_WAIT, WaitRequest(created.domid, [DomainState.DESTROYED])) as states:
+                guest = GuestRun(client, created.domid, created.name, states)
+                yield guest
+        finally:
+            if guest is None or not guest.kept:
+                with contextlib.suppress(HostError):  # it is gone already; or the host is, and took it along
+                    client.call(DOMAIN_DESTROY, DomainId(created.domid))

@@ -140,6 +140,7 @@ class RecordedHost:
 
     async def _console(self, request: p.ConsoleAttachRequest, send: Callable[[p.ConsoleOutput], Awaitable[None]]) -> p.Nothing:
         self.calls.append((p.CONSOLE_ATTACH.name, request))
+        await send(p.ConsoleOutput(b""))
         for data in self.replayed_output:
             await send(p.ConsoleOutput(data, replayed=True))
         for data in self.console_output:
