@@ -42,8 +42,8 @@ _ADDRESS_LIMIT = 1 << 64
 
 @dataclass(frozen=True)
 class Segment:
-    """A program header. Addresses and sizes in bytes. Of what is loaded, ``memory_size >= file_size`` and the physical address does not wrap around. Whether
-    the file has these bytes is checked when they are read."""
+    """A program header. Addresses and sizes in bytes. Of what is loaded, ``memory_size >= file_size`` and the physical address does not
+    wrap around. Whether the file has these bytes is checked when they are read."""
 
     kind: int
     flags: int
@@ -116,10 +116,7 @@ class ElfFile:
             return
         if segment.memory_size < segment.file_size:
             raise KernelFormatError("corrupt: an ELF segment is larger in the file than in memory")
-        if (
-            segment.physical_address + segment.memory_size > _ADDRESS_LIMIT
-            or segment.virtual_address + segment.memory_size > _ADDRESS_LIMIT
-        ):
+        if segment.physical_address + segment.memory_size > _ADDRESS_LIMIT:
             raise KernelFormatError("corrupt: an ELF segment wraps around the end of the address space")
 
     def _read_sections(self, offset: int, entry_size: int, count: int, names_index: int) -> list[Section]:
