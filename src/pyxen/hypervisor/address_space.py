@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Dirty
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L4
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ class AddressSpaces:
     def new_kernel_root(self, vcpu: Vcpu, mfn: int) -> None:
         """MMUEXT_NEW_BASEPTR. EINVAL, EPERM, EBUSY for a frame that is not a valid L4 table of this domain."""
         old = vcpu.kernel_root >> 12
+        if not mfn:
+            raise HypercallError(errno.EINVAL, "frame 0 is no page table")
         if old != mfn:
             self._frames.get_page_and_type(mfn, self._domain.domid, L4)
             vcpu.kernel_root = mfn << 12

@@ -10,6 +10,7 @@ from pyxen.abi import arch_x86_64, xen
 from pyxen.engine.interface import FS, GS, Dirty
 from pyxen.hypervisor import debug_registers, descriptors, guest_access, privileged_ops
 from pyxen.hypervisor.msr import is_guest_address
+from pyxen.hypervisor.traps import is_canonical
 from pyxen.hypervisor.vcpu import TrapEntry
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ _TRAP = struct.Struct("<BBH4xQ")
 #: Types of assistance a 64-bit PV domain may switch.
 VM_ASSISTS = frozenset(
     (
+        xen.VMASST_TYPE_4gb_segments,
+        xen.VMASST_TYPE_4gb_segments_notify,
         xen.VMASST_TYPE_writable_pagetables,
+        xen.VMASST_TYPE_pae_extended_cr3,
         xen.VMASST_TYPE_architectural_iopl,
         xen.VMASST_TYPE_runstate_update_flag,
         xen.VMASST_TYPE_m2p_strict,
@@ -29,7 +33,7 @@ VM_ASSISTS = frozenset(
 
 
 def set_trap_table(vcpu: Vcpu, address: int) -> int:
-    """Read trap_info entries up to one with address 0. A NULL table clears all. -EFAULT."""
+    """Read trap_info entries up to one with address 0. A NULL table clears all. -EFAULT; -EINVAL for an address that is not canonical."""
     if not address:
         vcpu.traps = [None] * 256
         return 0
@@ -37,6 +41,8 @@ def set_trap_table(vcpu: Vcpu, address: int) -> int:
         vector, flags, _, handler = _TRAP.unpack(guest_access.read(vcpu, address, _TRAP.size))
         if not handler:
             return 0
+        if not is_canonical(handler):
+            return -errno.EINVAL
         vcpu.traps[vector] = TrapEntry(handler, flags & TRAP_DPL, bool(flags & TRAP_MASKS_EVENTS))
         address += _TRAP.size
 

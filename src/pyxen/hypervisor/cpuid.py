@@ -7,6 +7,7 @@ operations (ERMS, FSRM), which a software engine executes one element at a time.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Engine
@@ -44,10 +45,11 @@ EMPTY_LEAVES = frozenset((3, 4, 5, 6, 8, 9, 0xA, 0xB, 0xC, 0xD))
 
 
 class CpuidPolicy:
-    """One per domain. ``tsc_khz`` appears in Xen's time leaf."""
+    """One per domain. ``tsc_khz`` and ``time_scale`` (multiplier, shift) appear in Xen's time leaf."""
 
-    def __init__(self, engine: Engine, tsc_khz: int, machine_address_bits: int) -> None:
+    def __init__(self, engine: Engine, tsc_khz: int, time_scale: Callable[[], tuple[int, int]], machine_address_bits: int) -> None:
         self._engine = engine
+        self._time_scale = time_scale
         self._tsc_khz = tsc_khz
         self._machine_address_bits = machine_address_bits
         self._cache: dict[tuple[int, int], Leaf] = {}
@@ -94,6 +96,9 @@ class CpuidPolicy:
             return 1, XEN_LEAVES, FEAT1_MMU_PT_UPDATE_PRESERVE_AD, 0
         if index == 3 and subleaf == 0:
             return 0, 0, self._tsc_khz, 0
+        if index == 3 and subleaf == 1:
+            multiplier, shift = self._time_scale()
+            return 0, 0, multiplier, shift & 0xFFFFFFFF
         if index == 3 and subleaf == 2:
             return self._tsc_khz, 0, 0, 0
         if index == 5:

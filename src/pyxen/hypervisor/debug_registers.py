@@ -21,13 +21,13 @@ CR4_DE = 8
 
 
 def _index(vcpu: Vcpu, register: int) -> int:
-    """DR4 and DR5 are DR6 and DR7 unless CR4.DE is set. ENODEV, EINVAL."""
+    """DR4 and DR5 are DR6 and DR7 unless CR4.DE is set. ENODEV, also for other numbers."""
     if register in (4, 5):
         if vcpu.cr4 & CR4_DE:
             raise HypercallError(errno.ENODEV, f"DR{register} with CR4.DE set")
         return register + 2
     if not 0 <= register <= 7:
-        raise HypercallError(errno.EINVAL, f"no debug register {register}")
+        raise HypercallError(errno.ENODEV, f"no debug register {register}")
     return register
 
 
@@ -39,16 +39,19 @@ def get(vcpu: Vcpu, register: int) -> int:
 
 
 def set_register(vcpu: Vcpu, register: int, untrusted: int) -> None:
-    """EPERM for a breakpoint address in Xen's range, for general detect, and for I/O breakpoints without CR4.DE."""
+    """EINVAL for upper bits of DR6 and DR7;
+    EPERM for a breakpoint address in Xen's range, for general detect, and for I/O breakpoints without CR4.DE."""
     index = _index(vcpu, register)
     if index < 4:
         if not is_guest_address(untrusted):
             raise HypercallError(errno.EPERM, f"breakpoint at {untrusted:#x}")
         value = untrusted
+    elif untrusted >> 32:
+        raise HypercallError(errno.EINVAL, f"DR{index} of more than 32 bits")
     elif index == 6:
         value = untrusted & DR6_WRITABLE | DR6_DEFAULT
     else:
-        value = untrusted & 0xFFFFFFFF & ~DR7_RESERVED_ZERO | DR7_DEFAULT
+        value = untrusted & ~DR7_RESERVED_ZERO | DR7_DEFAULT
         if untrusted & DR7_GENERAL_DETECT:
             raise HypercallError(errno.EPERM, "DR7 general detect")
         if value & 0xFF and not vcpu.cr4 & CR4_DE and any(value >> (16 + 4 * number) & 3 == 2 for number in range(4)):

@@ -97,14 +97,14 @@ def set_gdt(vcpu: Vcpu, frames: list[int], entries: int) -> None:
     release_gdt(vcpu)
     vcpu.gdt_frames, vcpu.gdt_entries = taken, entries
     for page, mfn in enumerate(taken):
-        vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + page, _entry(mfn))
+        vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + page, page_entry(mfn))
     vcpu.request_flush()
 
 
 def release_gdt(vcpu: Vcpu) -> None:
     """Forget the guest's GDT frames."""
     for page, mfn in enumerate(vcpu.gdt_frames):
-        vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + page, 0)
+        vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + page, page_entry(vcpu.hypervisor.zero_frame))
         vcpu.hypervisor.frames.put_page_and_type(mfn)
     vcpu.gdt_frames, vcpu.gdt_entries = [], 0
     vcpu.segment_cache.clear()
@@ -154,7 +154,7 @@ def map_ldt_page(vcpu: Vcpu, offset: int) -> bool:
     except HypercallError:
         return False
     vcpu.ldt_frames[page] = mfn
-    vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + LDT_FIRST_PAGE + page, _entry(mfn))
+    vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + LDT_FIRST_PAGE + page, page_entry(mfn))
     return True
 
 
@@ -250,7 +250,9 @@ def _cached(vcpu: Vcpu, selector: int, *, code: bool) -> Loaded | None:
     return loaded
 
 
-def _entry(mfn: int) -> int:
-    """Read-only even here: the guest kernel's privilege reaches this area. The accessed bits are set by the checks, so the CPU
+def page_entry(mfn: int) -> int:
+    """The entry that maps a descriptor page in the per-domain area.
+
+    Read-only even here: the guest kernel's privilege reaches this area. The accessed bits are set by the checks, so the CPU
     never writes."""
     return mfn << 12 | PRESENT | ACCESSED | NX

@@ -182,7 +182,7 @@ class Dom0:
         regs.rip, regs.rsp, regs.rsi, regs.rflags = registers.rip, registers.rsp, registers.rsi, registers.rflags
         for name, value in registers.extra.items():
             setattr(regs, name, value)
-        regs.cs, regs.ss, regs.ds, regs.es = 0xE033, 0xE02B, 0xE02B, 0xE02B
+        regs.cs, regs.ss = 0xE033, 0xE02B
         context.ctrlreg[3] = xen_pfn_to_cr3(registers.cr3_mfn)
         context.kernel_ss, context.kernel_sp = 0xE02B, registers.rsp
         context.vm_assist = registers.vm_assist

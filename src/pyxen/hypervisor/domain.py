@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyxen.abi.arch_x86_64 import XEN_LEGACY_MAX_VCPUS
-from pyxen.abi.xen import shared_info, vcpu_info
+from pyxen.abi.xen import VMASST_TYPE_architectural_iopl, VMASST_TYPE_writable_pagetables, shared_info, vcpu_info
 from pyxen.engine.interface import Dirty, ExitReason
 from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.address_space import AddressSpaces
@@ -86,7 +86,7 @@ class Domain:
         hypervisor.guest_time.write_wall_clock(self)
         self.grant_table = GrantTable(self, max_grant_frames)
         tsc_khz = int(hypervisor.guest_time.tsc_hz / 1000)
-        self.cpuid = CpuidPolicy(hypervisor.engine, tsc_khz, hypervisor.memory.total_frames.bit_length() + 12)
+        self.cpuid = CpuidPolicy(hypervisor.engine, tsc_khz, hypervisor.guest_time.scale, hypervisor.memory.total_frames.bit_length() + 12)
         self.address_space = AddressSpaces(self)
         for number in range(max_vcpus):
             self._add_vcpu(number)
@@ -111,8 +111,10 @@ class Domain:
         self._per_domain_l1 = lower
         self.per_domain_entry = upper << 12 | PRESENT | RW | ACCESSED
         for vcpu_id in range(512 // descriptors.PAGES_PER_VCPU):
-            page = vcpu_id * descriptors.PAGES_PER_VCPU + descriptors.FIRST_RESERVED_PAGE
-            self.map_per_domain(page, self.hypervisor.gdt_frame << 12 | PRESENT | ACCESSED | 1 << 63)
+            first = vcpu_id * descriptors.PAGES_PER_VCPU
+            for page in range(descriptors.FIRST_RESERVED_PAGE):
+                self.map_per_domain(first + page, descriptors.page_entry(self.hypervisor.zero_frame))
+            self.map_per_domain(first + descriptors.FIRST_RESERVED_PAGE, descriptors.page_entry(self.hypervisor.gdt_frame))
 
     def map_per_domain(self, page: int, entry: int) -> None:
         """Set the L1 entry of one page of the per-domain area. The caller flushes."""
@@ -215,7 +217,12 @@ class Domain:
     @property
     def architectural_iopl(self) -> bool:
         """VMASST_TYPE_architectural_iopl."""
-        return bool(self.vm_assist >> 4 & 1)
+        return bool(self.vm_assist >> VMASST_TYPE_architectural_iopl & 1)
+
+    @property
+    def writable_page_tables(self) -> bool:
+        """VMASST_TYPE_writable_pagetables: writes to L1 tables are emulated."""
+        return bool(self.vm_assist >> VMASST_TYPE_writable_pagetables & 1)
 
     def pause(self) -> None:
         """Domain 0 pauses it: one more pause count."""

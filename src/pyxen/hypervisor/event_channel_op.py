@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import event_channel as abi
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError
+from pyxen.hypervisor.dom0_interface import HypercallError
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -25,8 +25,7 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int) -> int:
 
 
 def _check_self(vcpu: Vcpu, domid: int) -> None:
-    if domid not in (DOMID_SELF, vcpu.domain.domid):
-        raise HypercallError(errno.EPERM, f"event channels of domain {domid}")
+    vcpu.hypervisor.check_own_domid(vcpu.domain, domid)
 
 
 def _alloc_unbound(vcpu: Vcpu, argument: int) -> None:

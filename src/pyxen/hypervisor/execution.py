@@ -27,6 +27,7 @@ def start(vcpu: Vcpu) -> None:
 def _live(vcpu: Vcpu) -> None:
     domain = vcpu.domain
     with vcpu.hypervisor.lock:
+        vcpu.update_runstate()
         while not domain.dying:
             if not vcpu.runnable:
                 vcpu.update_runstate()

@@ -76,6 +76,7 @@ def _on_page_fault(vcpu: Vcpu, error_code: int) -> None:
     if (
         vcpu.kernel_mode
         and error_code & (PF_PRESENT | PF_WRITE | PF_FETCH | PF_RESERVED) == PF_PRESENT | PF_WRITE
+        and vcpu.domain.writable_page_tables
         and page_table_writes.emulate(vcpu, address)
     ):
         return

@@ -84,11 +84,11 @@ class FrameTable:
 
     # -- types -----------------------------------------------------------------------------------------------------
     def get_type(self, mfn: int, kind: int) -> None:
-        """Take a typed reference; the caller holds a general one. EBUSY when the frame is in use as another type, EINVAL when its contents
+        """Take a typed reference; the caller holds a general one. EINVAL when the frame is in use as another type or when its contents
         are no valid table of that type."""
         if self.type_count[mfn]:
             if self.type[mfn] != kind:
-                raise HypercallError(errno.EBUSY, f"frame {mfn:#x} is in use as {TYPE_NAMES[self.type[mfn]]}, wanted {TYPE_NAMES[kind]}")
+                raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is in use as {TYPE_NAMES[self.type[mfn]]}, wanted {TYPE_NAMES[kind]}")
             self.type_count[mfn] += 1
             return
         if self.type[mfn] != kind:

@@ -8,6 +8,8 @@ answers with -EFAULT.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from pyxen.hypervisor.page_tables import ADDRESS, PRESENT, RW
@@ -82,16 +84,26 @@ def write(vcpu: Vcpu, address: int, data: bytes | bytearray | memoryview) -> Non
         done += step
 
 
-def write_kernel(vcpu: Vcpu, address: int, data: bytes) -> None:
-    """``write`` through the guest kernel's address space, whatever mode the vCPU is in."""
-    if vcpu.kernel_mode:
-        write(vcpu, address, data)
-        return
-    user_root, vcpu.state.cr3 = vcpu.state.cr3, vcpu.kernel_root
+@contextmanager
+def _kernel_space(vcpu: Vcpu) -> Iterator[None]:
+    """The guest kernel's address space, whatever mode the vCPU is in."""
+    current, vcpu.state.cr3 = vcpu.state.cr3, vcpu.kernel_root
     try:
-        write(vcpu, address, data)
+        yield
     finally:
-        vcpu.state.cr3 = user_root
+        vcpu.state.cr3 = current
+
+
+def write_kernel(vcpu: Vcpu, address: int, data: bytes) -> None:
+    """``write`` by an address of the guest kernel."""
+    with _kernel_space(vcpu):
+        write(vcpu, address, data)
+
+
+def read_kernel(vcpu: Vcpu, address: int, size: int) -> bytes:
+    """``read`` by an address of the guest kernel."""
+    with _kernel_space(vcpu):
+        return read(vcpu, address, size)
 
 
 def read_word(vcpu: Vcpu, address: int) -> int:

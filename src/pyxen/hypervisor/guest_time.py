@@ -36,7 +36,7 @@ class GuestTime:
         self._tsc_start = self._tsc()
         time.sleep(CALIBRATION_S)
         self._base_tsc = self._tsc_start
-        self._base_ns = 0
+        self._base_ns: int = 0
         self._set_rate(self._measured_hz())
         self.generation = 1
 
@@ -44,6 +44,10 @@ class GuestTime:
     def tsc_hz(self) -> float:
         """Frequency of the guest's TSC."""
         return self._hz
+
+    def scale(self) -> tuple[int, int]:
+        """tsc_to_system_mul and tsc_shift, as guests get them."""
+        return self._scaled, self._shift
 
     def now(self) -> int:
         """System time in nanoseconds since the hypervisor started."""

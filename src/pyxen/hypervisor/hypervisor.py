@@ -17,7 +17,7 @@ from pyxen.engine.interface import Engine, EngineFactory
 from pyxen.hypervisor import descriptors, execution, guest_access
 from pyxen.hypervisor.console_ring import ConsoleRing
 from pyxen.hypervisor.dom0 import Dom0
-from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
+from pyxen.hypervisor.dom0_interface import DOMID_SELF, Dom0Hypercalls, HypercallError
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.event_channel import MAX_PORTS_2LEVEL
 from pyxen.hypervisor.frame_table import FrameTable
@@ -79,10 +79,11 @@ class Hypervisor:
         large_pages = -(-memory.total_frames * 8 // (LARGE_PAGE_FRAMES * 4096))
         table = memory.allocate(OWNER_XEN, large_pages * LARGE_PAGE_FRAMES)
         start = int(table[0])
-        self.m2p_octets = memory.total_frames * 8
+        #: MFN of each 2 MiB page of the table.
+        self.m2p_pages = list(range(start, start + large_pages * LARGE_PAGE_FRAMES, LARGE_PAGE_FRAMES))
         self.m2p = memory.words[start << 9 : (start << 9) + memory.total_frames]
         self.m2p_array: Frames = memory.tables.reshape(-1)[start << 9 : (start << 9) + memory.total_frames]
-        upper, lower, self.gdt_frame = spare[0], spare[1], spare[2]
+        upper, lower, self.gdt_frame, self.zero_frame = spare[:4]
         memory.words[upper << 9] = lower << 12 | PRESENT | USER | ACCESSED
         for page in range(large_pages):
             address = start + page * LARGE_PAGE_FRAMES << 12
@@ -121,6 +122,12 @@ class Hypervisor:
         if domain is None:
             raise HypercallError(errno.ESRCH, f"there is no domain {domid}")
         return domain
+
+    def check_own_domid(self, caller: Domain, domid: int) -> None:
+        """An unprivileged domain may name only itself. ESRCH when no such domain exists, EPERM when it is another's."""
+        if domid not in (DOMID_SELF, caller.domid):
+            self.domain(domid)
+            raise HypercallError(errno.EPERM, f"domain {caller.domid} may not do that to domain {domid}")
 
     def domains(self) -> list[Domain]:
         """All, by id."""

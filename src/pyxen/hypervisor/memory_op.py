@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import memory as abi
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 COMMAND_MASK = 0x3F  #: MEMOP_CMD_MASK; the rest of the command counts the extents already done
 START_SHIFT = 6
-M2P_START = 0xFFFF_8000_0000_0000
+#: MACH2PHYS_VIRT_START and _END: the room, not the size, of the table.
+M2P_START, M2P_END = 0xFFFF_8000_0000_0000, 0xFFFF_8040_0000_0000
 #: Largest extent order of a domain without hardware (CONFIG_DOMU_MAX_ORDER).
 MAX_ORDER = 9
 
@@ -31,8 +32,7 @@ def memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
 
 
 def _check_self(vcpu: Vcpu, domid: int) -> None:
-    if domid not in (DOMID_SELF, vcpu.domain.domid):
-        raise HypercallError(errno.EPERM, f"memory of domain {domid}")
+    vcpu.hypervisor.check_own_domid(vcpu.domain, domid)
 
 
 def _maximum_ram_page(vcpu: Vcpu, command: int, argument: int) -> int:
@@ -52,10 +52,41 @@ def _maximum_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
 def _machphys_mapping(vcpu: Vcpu, command: int, argument: int) -> int:
     mapping = abi.machphys_mapping()
     mapping.v_start = M2P_START
-    mapping.v_end = M2P_START + vcpu.hypervisor.m2p_octets
-    mapping.max_mfn = vcpu.hypervisor.memory.total_frames - 1
+    mapping.v_end = M2P_END
+    mapping.max_mfn = (M2P_END - M2P_START) // 8 - 1
     guest_access.write_structure(vcpu, argument, mapping)
     return 0
+
+
+def _machphys_mfn_list(vcpu: Vcpu, command: int, argument: int) -> int:
+    """MFNs of the M2P table's own 2 MiB pages."""
+    op = guest_access.read_structure(vcpu, argument, abi.machphys_mfn_list)
+    pages = vcpu.hypervisor.m2p_pages[: op.max_extents]
+    for index, mfn in enumerate(pages):
+        guest_access.write_word(vcpu, op.extent_start + 8 * index, mfn)
+    op.nr_extents = len(pages)
+    guest_access.write_structure(vcpu, argument, op)
+    return 0
+
+
+def _privileged(vcpu: Vcpu, command: int, argument: int) -> int:
+    return -errno.EPERM
+
+
+def _extents(operation: Callable[[Vcpu, int, int], int]) -> Callable[[Vcpu, int, int], int]:
+    """These answer how many extents are done, also when the arguments can't be read or name no domain; only another domain is an errno."""
+
+    def answer(vcpu: Vcpu, command: int, argument: int) -> int:
+        try:
+            return operation(vcpu, command, argument)
+        except guest_access.GuestFault:
+            return command >> START_SHIFT
+        except HypercallError as refusal:
+            if refusal.errno == errno.EPERM:
+                raise
+            return command >> START_SHIFT
+
+    return answer
 
 
 def _reservation(vcpu: Vcpu, command: int, argument: int) -> tuple[abi.memory_reservation, int, int]:
@@ -65,7 +96,7 @@ def _reservation(vcpu: Vcpu, command: int, argument: int) -> tuple[abi.memory_re
     _check_self(vcpu, reservation.domid)
     start = command >> START_SHIFT
     if start > reservation.nr_extents or reservation.extent_order > MAX_ORDER:
-        raise HypercallError(errno.EPERM if reservation.extent_order > MAX_ORDER else errno.EINVAL, "extents of a reservation")
+        raise HypercallError(errno.EINVAL, "extents of a reservation")
     return reservation, start, reservation.nr_extents
 
 
@@ -139,12 +170,14 @@ def _memory_map(vcpu: Vcpu, command: int, argument: int) -> int:
 
 
 _OPERATIONS: dict[int, Callable[[Vcpu, int, int], int]] = {
-    abi.XENMEM_increase_reservation: _increase_reservation,
-    abi.XENMEM_decrease_reservation: _decrease_reservation,
-    abi.XENMEM_populate_physmap: _populate_physmap,
+    abi.XENMEM_increase_reservation: _extents(_increase_reservation),
+    abi.XENMEM_decrease_reservation: _extents(_decrease_reservation),
+    abi.XENMEM_populate_physmap: _extents(_populate_physmap),
     abi.XENMEM_maximum_ram_page: _maximum_ram_page,
     abi.XENMEM_current_reservation: _current_reservation,
     abi.XENMEM_maximum_reservation: _maximum_reservation,
     abi.XENMEM_memory_map: _memory_map,
     abi.XENMEM_machphys_mapping: _machphys_mapping,
+    abi.XENMEM_machphys_mfn_list: _machphys_mfn_list,
+    abi.XENMEM_machine_memory_map: _privileged,
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import xen
 from pyxen.hypervisor import descriptors, guest_access
-from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L3, L4, WRITABLE
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 
@@ -34,9 +34,11 @@ def _report(vcpu: Vcpu, done_address: int, done: int) -> None:
 
 
 def _check_foreign(vcpu: Vcpu, domid: int) -> None:
-    """Only its own tables and frames: a domain without privilege names DOMID_SELF. EPERM."""
-    if domid & 0xFFFF != DOMID_SELF and domid & 0xFFFF != vcpu.domain.domid or domid >> 16 & 0xFFFF not in (0, vcpu.domain.domid + 1):
-        raise HypercallError(errno.EPERM, f"page tables of domain {domid:#x}")
+    """Only its own tables (upper half: domain id + 1, 0 for itself) and frames (lower half). EPERM, ESRCH."""
+    tables = domid >> 16 & 0xFFFF
+    if tables:
+        vcpu.hypervisor.check_own_domid(vcpu.domain, tables - 1)
+    vcpu.hypervisor.check_own_domid(vcpu.domain, domid & 0xFFFF)
 
 
 def mmu_update(vcpu: Vcpu, address: int, count: int, done_address: int, foreign: int) -> int:
@@ -73,7 +75,10 @@ def _update_one(vcpu: Vcpu, pointer: int, value: int) -> None:
     frames = hypervisor.frames
     mfn = machine >> 12
     if command == xen.MMU_MACHPHYS_UPDATE:
-        frames.get(mfn, domid)
+        try:
+            frames.get(mfn, domid)
+        except HypercallError as refusal:
+            raise HypercallError(errno.EINVAL, refusal.reason) from None
         hypervisor.m2p[mfn] = value
         frames.put(mfn)
         return
@@ -212,6 +217,10 @@ def _flush_cache(vcpu: Vcpu, _first: int, _second: int) -> None:
     raise HypercallError(errno.EACCES, "cache flush without hardware access")
 
 
+def _mark_super(vcpu: Vcpu, _first: int, _second: int) -> None:
+    raise HypercallError(errno.EOPNOTSUPP, "superpages of PV guests")
+
+
 def _set_ldt(vcpu: Vcpu, address: int, entries: int) -> None:
     descriptors.set_ldt(vcpu, address, entries)
 
@@ -252,6 +261,8 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int, int], None]] = {
     xen.MMUEXT_TLB_FLUSH_ALL: _flush_all,
     xen.MMUEXT_INVLPG_ALL: _flush_all,
     xen.MMUEXT_FLUSH_CACHE: _flush_cache,
+    xen.MMUEXT_MARK_SUPER: _mark_super,
+    xen.MMUEXT_UNMARK_SUPER: _mark_super,
     xen.MMUEXT_SET_LDT: _set_ldt,
     xen.MMUEXT_CLEAR_PAGE: _clear_page,
     xen.MMUEXT_COPY_PAGE: _copy_page,

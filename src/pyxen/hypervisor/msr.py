@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MSR_EFER = 0xC0000080
 MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE = 0xC0000100, 0xC0000101, 0xC0000102
 MSR_TSC_AUX = 0xC0000103
+MSR_TSC = 0x10
 MSR_PAT, MSR_PLATFORM_INFO, MSR_ARCH_CAPABILITIES, MSR_MISC_FEATURES = 0x277, 0xCE, 0x10A, 0x140
 MSR_PLATFORM_ID, MSR_PATCH_LEVEL, MSR_PERF_STATUS, MSR_PERF_CONTROL = 0x17, 0x8B, 0x198, 0x199
 MSR_MISC_ENABLE = 0x1A0
@@ -44,6 +45,8 @@ def read(vcpu: Vcpu, register: int) -> int | None:
         return vcpu.gs_base_other
     if register == MSR_TSC_AUX:
         return int(state.tsc_aux)
+    if register == MSR_TSC:
+        return vcpu.hypervisor.engine.tsc()
     if register == MSR_MISC_FEATURES:
         return 0
     return CONSTANT.get(register)

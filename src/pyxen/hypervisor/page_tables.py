@@ -61,9 +61,9 @@ class PageTables:
             if entry & RW:
                 try:
                     self._frames.get_type(mfn, 6)
-                except HypercallError:
+                except HypercallError as refusal:
                     self._frames.put(mfn)
-                    raise
+                    raise HypercallError(errno.EBUSY, refusal.reason) from None
             return
         if entry & DISALLOWED:
             raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has reserved bits (superpages are refused)")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Dirty
-from pyxen.hypervisor import debug_registers, descriptors, guest_access, interval_timer, msr, sched_op, traps
+from pyxen.hypervisor import debug_registers, descriptors, guest_access, interval_timer, msr, traps
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.vcpu import CR0_TS
 
@@ -119,7 +119,7 @@ def _io_allowed(vcpu: Vcpu, port: int, size: int) -> bool:
     if vcpu.io_bitmap is None or port + size > vcpu.io_bitmap[1]:
         return False
     try:
-        bits = int.from_bytes(guest_access.read(vcpu, vcpu.io_bitmap[0] + (port >> 3), 2), "little")
+        bits = int.from_bytes(guest_access.read_kernel(vcpu, vcpu.io_bitmap[0] + (port >> 3), 2), "little")
     except guest_access.GuestFault:
         return False
     return not bits >> (port & 7) & ((1 << size) - 1)
@@ -163,11 +163,6 @@ def _set_events_masked(vcpu: Vcpu, instruction: Instruction, *, masked: bool) ->
     if vcpu.iopl < (1 if vcpu.kernel_mode else 3):
         return 0
     vcpu.events_masked = masked
-    return instruction.length
-
-
-def _hlt(vcpu: Vcpu, instruction: Instruction) -> int:
-    sched_op.block(vcpu)
     return instruction.length
 
 
@@ -265,7 +260,6 @@ _USER_OPCODES: dict[int, _Emulator] = {
     0x0FA2: _cpuid,
 }
 _KERNEL_OPCODES: dict[int, _Emulator] = {
-    0xF4: _hlt,
     0x0F06: _clts,
     0x0F09: _wbinvd,
     0x0F20: _read_control,

@@ -102,7 +102,11 @@ def _shutdown_code(vcpu: Vcpu, argument: int) -> int:
 
 
 def _remote_shutdown(vcpu: Vcpu, argument: int) -> int:
-    guest_access.read_structure(vcpu, argument, abi.sched_remote_shutdown)
+    vcpu.hypervisor.domain(guest_access.read_structure(vcpu, argument, abi.sched_remote_shutdown).domain_id)
+    return -errno.EPERM
+
+
+def _pin_override(vcpu: Vcpu, argument: int) -> int:
     return -errno.EPERM
 
 
@@ -134,6 +138,7 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
     abi.SCHEDOP_remote_shutdown: _remote_shutdown,
     abi.SCHEDOP_shutdown_code: _shutdown_code,
     abi.SCHEDOP_watchdog: _watchdog,
+    abi.SCHEDOP_pin_override: _pin_override,
 }
 
 

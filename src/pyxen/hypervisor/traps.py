@@ -116,14 +116,18 @@ def fail_safe(vcpu: Vcpu) -> None:
 
 
 def system_call(vcpu: Vcpu) -> None:
-    """SYSCALL from guest user space."""
+    """SYSCALL from guest user space; #UD when the kernel registered no callback for that kind of code."""
     state = vcpu.state
-    state.rcx = state.rip
-    state.r11 = state.rflags
     compatible = not state.segs[1].attributes >> 21 & 1
     handler, masks = vcpu.syscall_callback, vcpu.syscall_masks_events
-    if compatible and vcpu.syscall32_callback:
+    if compatible:
         handler, masks = vcpu.syscall32_callback, vcpu.syscall32_masks_events
+    if not handler:
+        state.rip -= state.instruction_length
+        inject(vcpu, VECTOR_UD)
+        return
+    state.rcx = state.rip
+    state.r11 = state.rflags
     cs = FLAT_USER_CS32 if compatible else FLAT_KERNEL_CS
     ss = FLAT_KERNEL_SS
     bounce(vcpu, handler, masks_events=masks, reported_cs=cs, reported_ss=ss)
@@ -143,10 +147,11 @@ def sysenter(vcpu: Vcpu) -> None:
 
 def deliver_pending(vcpu: Vcpu) -> None:
     """Before the guest runs: an NMI, then the event upcall, if there is one and the guest lets it in."""
-    if vcpu.nmi_pending and not vcpu.nmi_active and vcpu.nmi_callback:
+    if vcpu.nmi_pending and not vcpu.nmi_active:
         vcpu.nmi_pending = False
-        vcpu.nmi_active = True
-        bounce(vcpu, vcpu.nmi_callback, masks_events=True)
+        if vcpu.nmi_callback:
+            vcpu.nmi_active = True
+            bounce(vcpu, vcpu.nmi_callback, masks_events=True)
     octets, info = vcpu.octets, vcpu.info
     if octets[info] and not octets[info + 1] and vcpu.event_callback:
         bounce(vcpu, vcpu.event_callback, masks_events=True)

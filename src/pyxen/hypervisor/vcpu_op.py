@@ -36,7 +36,7 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpu_id: int, argument: int) -> int:
 
 
 def _initialise(caller: Vcpu, target: Vcpu, argument: int) -> int:
-    if target.thread is not None:
+    if target.initialised:
         return -errno.EEXIST
     context = guest_access.read_structure(caller, argument, vcpu_guest_context)
     vcpu_context.load(target, context)
@@ -160,6 +160,8 @@ def _register_info(caller: Vcpu, target: Vcpu, argument: int) -> int:
 
 
 def _send_nmi(caller: Vcpu, target: Vcpu, argument: int) -> int:
+    if argument:
+        return -errno.EINVAL
     target.nmi_pending = True
     target.wake()
     return 0

@@ -30,6 +30,8 @@ VERSION = XenVersion(
     page_size=4096,
     build_id="",
 )
+#: What an unprivileged domain reads of Xen's command line.
+DENIED = "<denied>"
 #: What a 64-bit PV guest gets. Writable page tables are not: only their emulation.
 FEATURES = (
     1 << features.XENFEAT_pae_pgdir_above_4gb
@@ -96,8 +98,8 @@ def _guest_handle(vcpu: Vcpu, argument: int) -> int:
 
 
 def _build_id(vcpu: Vcpu, argument: int) -> int:
-    """There is none."""
-    return -errno.ENODATA
+    """Domain 0's to know."""
+    return -errno.EPERM
 
 
 _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
@@ -110,6 +112,6 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
     abi.XENVER_get_features: _get_features,
     abi.XENVER_pagesize: _pagesize,
     abi.XENVER_guest_handle: _guest_handle,
-    abi.XENVER_commandline: _string(VERSION.command_line, abi.XEN_COMMANDLINE_LEN),
+    abi.XENVER_commandline: _string(DENIED, abi.XEN_COMMANDLINE_LEN),
     abi.XENVER_build_id: _build_id,
 }
