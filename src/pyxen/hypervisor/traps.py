@@ -24,7 +24,7 @@ CLEARED_ON_ENTRY = FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC
 #: Flags a guest may set by iret: all arithmetic ones, TF, DF, NT, RF, AC, ID.
 SETTABLE_FLAGS = 0x254DD5
 
-VECTOR_DB, VECTOR_BP, VECTOR_OF, VECTOR_UD, VECTOR_NM = 1, 3, 4, 6, 7
+VECTOR_DB, VECTOR_NMI, VECTOR_BP, VECTOR_OF, VECTOR_UD, VECTOR_NM = 1, 2, 3, 4, 6, 7
 VECTOR_GP, VECTOR_PF = 13, 14
 HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 
@@ -149,9 +149,12 @@ def deliver_pending(vcpu: Vcpu) -> None:
     """Before the guest runs: an NMI, then the event upcall, if there is one and the guest lets it in."""
     if vcpu.nmi_pending and not vcpu.nmi_active:
         vcpu.nmi_pending = False
-        if vcpu.nmi_callback:
+        # On Xen an NMI callback is nothing but entry 2 of the trap table; Linux registers the entry only.
+        entry = vcpu.traps[VECTOR_NMI]
+        handler = vcpu.nmi_callback or (entry.address if entry is not None else 0)
+        if handler:
             vcpu.nmi_active = True
-            bounce(vcpu, vcpu.nmi_callback, masks_events=True)
+            bounce(vcpu, handler, masks_events=True)
     octets, info = vcpu.octets, vcpu.info
     if octets[info] and not octets[info + 1] and vcpu.event_callback:
         bounce(vcpu, vcpu.event_callback, masks_events=True)
