@@ -114,14 +114,21 @@ static void update_hflags(CPUX86State *env, uint32_t cpl)
 static void load_debug(struct pyxen_cpu *p, CPUX86State *env)
 {
     const struct pyxen_state *s = p->state;
+    bool active = (env->dr[7] | s->dr[7]) & 0xff; /* an enabled breakpoint, before or after */
     int i;
 
-    cpu_x86_update_dr7(env, 0); /* takes the old breakpoints out; both steps drop the blocks that they are compiled into */
+    if (active) {
+        cpu_x86_update_dr7(env, 0); /* takes the old ones out, and drops the blocks that they are compiled into */
+    }
     for (i = 0; i < 4; i++) {
         env->dr[i] = s->dr[i];
     }
     env->dr[6] = s->dr[6];
-    cpu_x86_update_dr7(env, s->dr[7]);
+    if (active) {
+        cpu_x86_update_dr7(env, s->dr[7]);
+    } else {
+        env->dr[7] = s->dr[7] | DR7_FIXED_1;
+    }
 }
 
 static void load_dirty_parts(struct pyxen_cpu *p, CPUX86State *env)

@@ -1,5 +1,5 @@
 /*
- * The functions that libpyxen-engine exports to Python. See docs/engine.md for the model.
+ * The functions that libpyxen-engine exports to Python. See native/README.md for the model.
  *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
