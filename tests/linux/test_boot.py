@@ -21,13 +21,13 @@ def test_the_hypervisor_says_what_it_is(linux: LinuxGuest) -> None:
 def test_linux_runs_paravirtualised(linux: LinuxGuest) -> None:
     log = linux.run("dmesg | grep -i xen")
     assert "Hypervisor detected: Xen PV" in log
-    assert "Booting paravirtualized kernel on Xen" in log
+    assert "Booting kernel on Xen" in log
     assert linux.run("cat /sys/hypervisor/guest_type") == "PV\n"
 
 
 def test_no_complaint_in_the_kernels_log(linux: LinuxGuest) -> None:
     log = linux.run("dmesg")
-    assert re.findall(r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|general protection|segfault|stall|lockup).*$", log) == []
+    assert re.findall(r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|general protection|segfault|\bstall|lockup).*$", log) == []
 
 
 def test_time_comes_from_xen_and_goes_on(linux: LinuxGuest) -> None:
@@ -45,15 +45,18 @@ def test_memory_is_what_was_asked_for(linux: LinuxGuest) -> None:
 
 def test_floating_point_survives_switches(linux: LinuxGuest) -> None:
     """Two processes that compute with the FPU at the same time get what each gets alone."""
-    command = "awk 'BEGIN{for(i=0;i<20000;i++)s+=sin(i);print s}'"
+    command = "awk 'BEGIN{for(i=1;i<20000;i++)s+=1/i;print s}'"
     alone = linux.run(command)
     linux.run(f"({command} >/tmp/1)& {command} >/tmp/2; wait")
     assert linux.run("cat /tmp/1 /tmp/2") == alone * 2
 
 
 def test_job_control_on_the_console(linux: LinuxGuest) -> None:
-    linux.domain.console.send("cat\n")
-    linux.domain.console.expect(r"cat\r*\n", 10)
+    # What is typed before the shell has let go of the terminal is the shell's, so wait for the child to speak.
+    linux.domain.console.send("sh -c 'echo started; exec cat'\n")
+    linux.domain.console.expect(r"started\r*\n", 10)
+    linux.domain.console.send("answer\n")
+    linux.domain.console.expect(r"answer\r*\nanswer\r*\n", 10)
     linux.domain.console.send("\x03")
     linux.wait_for_prompt(10)
     assert "job control turned off" not in linux.run("true")

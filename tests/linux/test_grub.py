@@ -17,6 +17,7 @@ def test_grub_reaches_its_prompt_and_obeys(runtime_directory: Path, guest_packag
         domain = host.create(name="grub", kernel=str(guest_packages.grub_x86_64_xen), memory=64, on_poweroff="destroy")
         domain.console.expect("grub> ", 60)
         domain.console.send("echo hello\n")
-        domain.console.expect(r"hello\r*\n.*hello", 10)
+        # GRUB echoes a key with cursor movements around it, so this is the output of the command.
+        domain.console.expect("\n\rhello\n", 10)
         domain.console.send("halt\n")
         domain.wait("destroyed", 30)

@@ -13,7 +13,7 @@ from pathlib import Path
 from pyxen.guests.cpio import Archive
 from pyxen.guests.packages import cache_directory
 
-#: The kernel calls the first two by these paths when it is asked from outside to shut down or reboot.
+#: Links beside those in /bin: the kernel calls the first two by these paths when it is asked from outside to shut down or reboot.
 _STOP_COMMANDS = ("sbin/poweroff", "sbin/reboot", "sbin/halt")
 
 
