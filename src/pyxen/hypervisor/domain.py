@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,9 @@ class Domain:
         self.total_pages = 0
         self.shared_info = 0
         self.vm_assist = 0
+        #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
+        self.exclusive = 0
+        self.exclusive_done = threading.Condition(hypervisor.lock)
         self.console_tail = ""
         self.shutdown_code: ShutdownReason | None = None
         self.watchdogs: dict[int, Timer] = {}

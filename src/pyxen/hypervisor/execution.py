@@ -62,5 +62,7 @@ def _step(vcpu: Vcpu) -> None:
         # Before the lock: who holds it may be waiting for just this (``Hypervisor.stop_briefly``).
         vcpu.in_guest = False
         lock.acquire()
+        while vcpu.domain.exclusive:
+            vcpu.domain.exclusive_done.wait()
     vcpu.domain.exits[reason] += 1
     EXIT_HANDLERS[reason](vcpu)

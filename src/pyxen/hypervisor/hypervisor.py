@@ -7,6 +7,7 @@ call of Domain 0. Python's own lock is not relied on.
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ LAST_DOMID = 0x7FEF
 #: A vCPU that does not leave the guest within this is a defect of the engine.
 LEAVE_GUEST_TIMEOUT_S = 10.0
 LEAVE_GUEST_POLL_S = 20e-6
+#: Long enough for a waiting thread to take the lock.
+BREATH_S = 1e-6
 
 
 class Hypervisor:
@@ -44,6 +47,7 @@ class Hypervisor:
 
     def __init__(self, engine_factory: EngineFactory, *, memory_bytes: int, self_test: bool = True) -> None:
         self.lock = threading.RLock()
+        self._breather = threading.Condition(self.lock)
         self.console = ConsoleRing()
         self.hooks = Hooks(self.log)
         self.memory = MachineMemory(memory_bytes)
@@ -54,7 +58,7 @@ class Hypervisor:
         self.frames.flush_stale = self._flush_stale
         self.guest_time = GuestTime(self.engine)
         self._build_xen_frames()
-        self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry)
+        self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe)
         self.guest_cr4_mask = 0x8 | 0x4
         self.timers = TimerQueue(self.lock, self.now, self._timer_failed)
         self._domains: dict[int, Domain] = self.page_tables.domains
@@ -151,7 +155,7 @@ class Hypervisor:
         return domain
 
     def _free_domid(self) -> int:
-        for candidate in (*range(self._next_domid, LAST_DOMID + 1), *range(1, self._next_domid)):
+        for candidate in itertools.chain(range(self._next_domid, LAST_DOMID + 1), range(1, self._next_domid)):
             if candidate not in self._domains:
                 return candidate
         raise HypercallError(errno.ENOSPC, "all domain ids are in use")
@@ -201,6 +205,17 @@ class Hypervisor:
             time.sleep(LEAVE_GUEST_POLL_S)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"vCPU {vcpu.vcpu_id} of domain {vcpu.domain.domid} does not leave the guest")
+
+    def breathe(self, domid: int) -> None:
+        """In the middle of long work on a domain: let others have the lock for a moment. The domain's own vCPUs wait until it is over
+        (``execution``), so they never see the work half done; whoever calls has left everything else consistent."""
+        domain = self._domains.get(domid)
+        if domain is None:
+            return
+        domain.exclusive += 1
+        self._breather.wait(BREATH_S)
+        domain.exclusive -= 1
+        domain.exclusive_done.notify_all()
 
     def _flush_stale(self, owner: int, stamp: int) -> None:
         domain = self._domains.get(owner)

@@ -6,6 +6,8 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyxen.abi import memory as abi
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
@@ -18,6 +20,8 @@ COMMAND_MASK = 0x3F  #: MEMOP_CMD_MASK; the rest of the command counts the exten
 START_SHIFT = 6
 #: MACH2PHYS_VIRT_START and _END: the room, not the size, of the table.
 M2P_START, M2P_END = 0xFFFF_8000_0000_0000, 0xFFFF_8040_0000_0000
+#: No PFN is wider than this; M2P entries of others stay invalid.
+LAST_PFN = 1 << 52
 #: Largest extent order of a domain without hardware (CONFIG_DOMU_MAX_ORDER).
 MAX_ORDER = 9
 
@@ -106,7 +110,7 @@ def _populate_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
     pages = 1 << reservation.extent_order
     domain = vcpu.domain
     for index in range(start, count):
-        if index - start == BUDGET:
+        if index - start << reservation.extent_order >= BUDGET:
             raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
         where = reservation.extent_start + 8 * index
         pfn = guest_access.read_word(vcpu, where)
@@ -115,9 +119,10 @@ def _populate_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
             frames = _allocate_extent(vcpu, pages)
         except HypercallError:
             return index
-        for page, mfn in enumerate(frames):
-            domain.hypervisor.m2p[mfn] = pfn + page
-        guest_access.write_word(vcpu, where, frames[0])
+        first = frames[0]
+        if pfn <= LAST_PFN - pages:
+            domain.hypervisor.m2p_array[first : first + pages] = np.arange(pfn, pfn + pages, dtype=np.uint64)
+        guest_access.write_word(vcpu, where, first)
     return count
 
 
@@ -126,7 +131,7 @@ def _increase_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     reservation, start, count = _reservation(vcpu, command, argument)
     pages = 1 << reservation.extent_order
     for index in range(start, count):
-        if index - start == BUDGET:
+        if index - start << reservation.extent_order >= BUDGET:
             raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
         try:
             frames = _allocate_extent(vcpu, pages)
@@ -152,7 +157,7 @@ def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     """Take back the frames (MFNs) listed. -> extents done in all."""
     reservation, start, count = _reservation(vcpu, command, argument)
     for index in range(start, count):
-        if index - start == BUDGET:
+        if index - start << reservation.extent_order >= BUDGET:
             raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
         mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
         try:

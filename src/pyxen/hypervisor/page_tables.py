@@ -9,6 +9,7 @@ All methods are called with the hypervisor lock held.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,9 @@ ADJUSTED = USER
 FIRST_XEN_SLOT, LAST_XEN_SLOT = 256, 271  #: L4 slots that Xen keeps (xen-x86_64.h: HYPERVISOR_VIRT_START..END)
 M2P_SLOT, PER_DOMAIN_SLOT = 256, 260
 
+#: Tables validated or released before others get the lock: about a millisecond.
+TABLES_PER_BREATH = 16
+
 _ENTRY_ADDRESS = np.uint64(ADDRESS)
 _SHIFT = np.uint64(12)
 
@@ -40,8 +44,11 @@ _SHIFT = np.uint64(12)
 class PageTables:
     """Checks and reference counts of page-table entries. One for the whole machine."""
 
-    def __init__(self, memory: MachineMemory, frames: FrameTable, m2p_entry: int) -> None:
-        """``m2p_entry``: the L4 entry that maps the machine-to-physical table, the same in every address space."""
+    def __init__(self, memory: MachineMemory, frames: FrameTable, m2p_entry: int, breathe: Callable[[int], None]) -> None:
+        """``m2p_entry``: the L4 entry that maps the machine-to-physical table, the same in every address space. ``breathe(domid)`` gives up
+        the lock for a moment, between two tables of a tree."""
+        self._breathe = breathe
+        self._tables_since_breath = 0
         self._memory = memory
         self._words = memory.words
         self._frames = frames
@@ -148,6 +155,7 @@ class PageTables:
                 entry = int(table[slot])
                 self._get_entry(level, entry, domain.domid)
                 taken.append(entry)
+                self._count_table(domain.domid)
         except HypercallError:
             for entry in taken:
                 self._put_entry(level, entry)
@@ -171,6 +179,14 @@ class PageTables:
             return
         for entry in present.tolist():
             self._put_entry(kind, entry)
+            self._count_table(self._memory.owner[mfn])
+
+    def _count_table(self, domid: int) -> None:
+        """One more table of a tree is done. Its frame keeps its type meanwhile, so nobody can change what is being checked."""
+        self._tables_since_breath += 1
+        if self._tables_since_breath >= TABLES_PER_BREATH:
+            self._tables_since_breath = 0
+            self._breathe(domid)
 
     # -- finding entries -------------------------------------------------------------------------------------------
     def l1_entry_address(self, root: int, linear: int) -> int | None:
