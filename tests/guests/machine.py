@@ -143,6 +143,26 @@ class Machine:
         """The hypervisor's log since the last call."""
         return self._dom0.read_console_ring(clear=True)
 
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Pause and unpause all guests without end during a block: every instruction of theirs may be the one where they are stopped."""
+        stop = threading.Event()
+
+        def disturb() -> None:
+            while not stop.wait(0.0002):
+                for info in self.domains():
+                    with contextlib.suppress(HypercallError):
+                        self._dom0.pause_domain(info.domid)
+                        self._dom0.unpause_domain(info.domid)
+
+        thread = threading.Thread(target=disturb, name="pausing")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
 
 @contextlib.contextmanager
 def running_machine() -> Iterator[Machine]:

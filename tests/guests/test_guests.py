@@ -65,3 +65,15 @@ def test_guests_side_by_side(guests: dict[str, Path], machine: Machine) -> None:
     assert all(outcome.passed for outcome in outcomes.values()), "\n".join(map(str, outcomes.values()))
     assert [name for name, outcome in outcomes.items() if not outcome.ended] == ["loop_masked", "loop_hypercalls"]
     assert machine.domains() == []
+
+
+def test_guests_that_are_paused_all_the_time(guests: dict[str, Path], machine: Machine) -> None:
+    """All programs again, stopped and resumed thousands of times a second: nothing may be lost, done twice or torn."""
+    programs = [program for program in all_programs() if program.expect == "poweroff" and not program.known_failure and not program.bench]
+    failures = []
+    with machine.pausing():
+        for program in programs:
+            outcome = machine.run(guests[program.name], vcpus=program.vcpus, memory_mib=program.memory_mib, timeout_s=program.timeout_s)
+            if not outcome.passed:
+                failures.append(f"{program.name}: {outcome}")
+    assert not failures, "\n".join(failures)
