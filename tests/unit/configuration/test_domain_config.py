@@ -88,6 +88,7 @@ def test_command_line(text: str, line: str) -> None:
         ("vif=['']", "f:3"),
         ("\ndisk=['/a,,xvda']", "f:4"),
         ('bootloader="pygrub"', "f:3"),
+        ('kernel="";firmware="pvgrub64"', "f:3"),
     ],
 )
 def test_what_pyxen_can_not_make_yet(text: str, place: str) -> None:

@@ -26,6 +26,9 @@ MAX_MEMORY = 16 << 20
 #: Xen's MAX_VIRT_CPUS of a PV domain. What a host allows is less, and is checked when the domain is made.
 MAX_VCPUS = 8192
 
+#: Checked and kept, for the tools that show them; but nothing in pyxen acts on them yet.
+WITHOUT_EFFECT = ("cpu_weight", "cap", "max_maptrack_frames", "max_grant_version", "driver_domain")
+
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 
 
@@ -130,6 +133,8 @@ class DomainConfig:
             reasons.append(("type", f'domains of type "{self.type}" are not supported yet; use type = "pv"'))
         if self.bootloader:
             reasons.append(("bootloader", "boot loaders are not supported yet; give a kernel"))
+        if self.firmware:
+            reasons.append(("firmware", "`firmware' is not supported yet; give GRUB's image as the kernel (see examples/grub-pv.cfg)"))
         for key, specifications in (("disk", self.disk), ("vif", self.vif)):
             if specifications:
                 reasons.append((key, f"`{key}' is not supported yet; remove it, or use {key} = [ ]"))
@@ -155,7 +160,9 @@ class _Reader:
         config = DomainConfig(**values)
         self._check(config)
         for key in self._settings:
-            if key not in _KINDS:
+            if key in WITHOUT_EFFECT:
+                self._warn(key, f"`{key}' is not supported yet and has no effect")
+            elif key not in _KINDS:
                 self._other(key, config.type)
         return config, sorted(self._warnings, key=lambda warning: warning.place.line)
 

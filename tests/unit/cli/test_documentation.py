@@ -1,0 +1,32 @@
+"""docs/xl.md and examples/ against the programs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pyxen.cli.command_table import COMMANDS
+from pyxen.toolstack.configuration import DomainConfig, parse
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_table_of_commands_is_the_command_table() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (supported|partial|absent) \| (.*) \|$", (ROOT / "docs/xl.md").read_text(), re.MULTILINE)
+    documented = {name: (status, remark) for name, status, remark in rows}
+    assert list(documented) == [*(command.name for command in COMMANDS), "help"]
+    for command in COMMANDS:
+        status, remark = documented[command.name]
+        assert (status == "absent") == (command.handler is None), command.name
+        if command.handler is None:
+            assert remark == command.missing
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.cfg")), ids=lambda path: path.name)
+def test_examples_have_no_mistakes(path: Path) -> None:
+    config, warnings = DomainConfig.read(parse(path.read_text(), path.name))
+    config.require_supported()
+    assert warnings == []
+    assert config.kernel.startswith("~/.cache/pyxen/demo/")
