@@ -24,6 +24,7 @@ import pexpect
 import qemu
 from guest_image import Rate, bench_ramdisk, parse
 from peer import BARE_QEMU, XEN_IN_QEMU
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +34,8 @@ PROMPT = "guest# "
 BOOT_TIMEOUT = 180.0
 IDLE_SECONDS = 10.0
 IDLE_MEMORY_MB = 96
+#: Of the tables when they do not go to a terminal.
+WIDTH = 120
 #: After the prompt a guest still has work of its start to do.
 SETTLE_SECONDS = 5.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -138,13 +141,13 @@ def measure_idle(bench: Bench, guests: int) -> Idle:
 
 
 def boot_table(first: float, later: list[float], qemu_seconds: float | None) -> Table:
-    table = Table(title="Boot: Debian's kernel and a busybox ramdisk, 256 MB, to the shell's prompt", title_justify="left")
+    table = Table(title="Boot: Debian's kernel and a busybox ramdisk, 256 MB, to the shell's prompt", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("", "seconds", "peer's seconds", "times as fast"):
         table.add_column(heading, justify="left" if not heading else "right")
     median = statistics.median(later)
     peer = XEN_IN_QEMU.boot
     table.add_row(f"xl create (median of {len(later)})", f"{median:.2f}", f"{peer:.2f}", f"{peer / median:.2f}")
-    table.add_row("xl create that also starts the host", f"{first:.2f}", f"{peer:.2f}", f"{peer / first:.2f}")
+    table.add_row("xl create, starts the host", f"{first:.2f}", f"{peer:.2f}", f"{peer / first:.2f}")
     if qemu_seconds is not None:
         table.add_row("QEMU TCG without Xen, here", f"{qemu_seconds:.2f}", f"{BARE_QEMU.boot:.2f}", f"{BARE_QEMU.boot / qemu_seconds:.2f}")
     table.caption = f"peer: {XEN_IN_QEMU.name}; last line: {BARE_QEMU.name}; both from the development machine"
@@ -152,30 +155,18 @@ def boot_table(first: float, later: list[float], qemu_seconds: float | None) -> 
 
 
 def guest_table(rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
-    table = Table(title="In the guest (bench.c)", title_justify="left")
+    table = Table(title="In the guest (bench.c)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
-    for heading in ("unit", "pyxen PV", XEN_IN_QEMU.name, "ratio", BARE_QEMU.name, "ratio"):
-        table.add_column(heading, justify="right")
+    others = {XEN_IN_QEMU.name: XEN_IN_QEMU.rates, BARE_QEMU.name: BARE_QEMU.rates}
     if qemu_rates is not None:
-        table.add_column("QEMU here", justify="right")
-        table.add_column("ratio", justify="right")
-    for name, xen in XEN_IN_QEMU.rates.items():
+        others["QEMU TCG, here"] = {name: rate.value for name, rate in qemu_rates.items()}
+    for heading in ("unit", "pyxen PV", *others):
+        table.add_column(heading, justify="right")
+    for name in XEN_IN_QEMU.rates:
         rate = rates[name]
-        bare = BARE_QEMU.rates[name]
-        cells = [
-            name,
-            rate.unit,
-            _figure(rate.value),
-            _figure(xen),
-            f"{rate.value / xen:.2f}",
-            _figure(bare),
-            f"{rate.value / bare:.2f}",
-        ]
-        if qemu_rates is not None:
-            here = qemu_rates[name].value
-            cells += [_figure(here), f"{rate.value / here:.2f}"]
-        table.add_row(*cells)
-    table.caption = "ratio: pyxen's rate divided by that of the column before it. Named columns: from the development machine"
+        compared = (f"{_figure(other[name])} ({rate.value / other[name]:5.2f})" for other in others.values())
+        table.add_row(name, rate.unit, _figure(rate.value), *compared)
+    table.caption = "in brackets: pyxen's rate divided by it. Not measured here: from the development machine"
     return table
 
 
@@ -184,7 +175,7 @@ def _figure(value: float) -> str:
 
 
 def idle_table(idle: Idle) -> Table:
-    table = Table(title=f"{idle.guests} idle guests of {IDLE_MEMORY_MB} MB", title_justify="left")
+    table = Table(title=f"{idle.guests} idle guests of {IDLE_MEMORY_MB} MB", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("per guest")
     table.add_column("", justify="right")
     table.add_row("memory beyond the guest's own RAM", f"{idle.memory_overhead_mib:.1f} MiB")
@@ -240,6 +231,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     try:
         result = measure(options, fetch(console.print), console)
     except (PackageError, subprocess.CalledProcessError, ValueError) as error:

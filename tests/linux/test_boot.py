@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 
+import pyxen
 from pyxen.guests.packages import GuestPackages
 from tests.linux.linux_guest import BootLinux, LinuxGuest
 
@@ -76,9 +78,25 @@ def test_shutdown_from_outside_is_obeyed(boot_linux: BootLinux) -> None:
 
 
 def test_reboot_in_the_guest_starts_it_again(boot_linux: BootLinux) -> None:
-    guest = boot_linux()
+    guest = boot_linux(name="again")
     guest.domain.console.send("reboot\n")
     guest.domain.wait("destroyed", 30)
+    with pyxen.Host() as host:
+        restarted = LinuxGuest(next_domain(host, "again"))
+        assert restarted.domain.domid > guest.domain.domid
+        restarted.wait_for_prompt()
+
+
+def next_domain(host: pyxen.Host, name: str) -> pyxen.Domain:
+    """The domain of that name as soon as there is one: between the end of the old and the start of the new there is none."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return host.domain(name)
+        except pyxen.HostError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def test_a_kernel_panic_is_a_crash(boot_linux: BootLinux) -> None:
