@@ -66,7 +66,9 @@ EDITS: tuple[Edit, ...] = (
         BEFORE,
         "DEF_HELPER_4(pyxen_io, void, env, i32, i32, i32)\n"
         "DEF_HELPER_2(pyxen_rep_movs, void, env, i32)\n"
-        "DEF_HELPER_2(pyxen_rep_stos, void, env, i32)\n",
+        "DEF_HELPER_2(pyxen_rep_stos, void, env, i32)\n"
+        "DEF_HELPER_1(pyxen_sse_begin, void, env)\n"
+        "DEF_HELPER_1(pyxen_sse_end, void, env)\n",
     ),
     # ------------------------------------------------------------------ atomics and preemption
     Edit(
@@ -455,5 +457,98 @@ EDITS: tuple[Edit, ...] = (
         "            if (CODE64(s) && s->aflag == MO_64 && !s->tf) {\n"
         "                gen_helper_pyxen_rep_stos(tcg_ctx, tcg_ctx->cpu_env, tcg_const_i32(tcg_ctx, ot));\n"
         "            }\n",
+    ),
+    # ------------------------------------------------------------------ SSE status
+    Edit(
+        I386 + "fpu_helper.c",
+        "MXCSR keeps the exceptions that have happened, and unmasked ones change what is translated.",
+        "void update_mxcsr_status(CPUX86State *env)\n{\n",
+        AFTER,
+        "    pyxen_mxcsr_loaded(env);\n",
+    ),
+    Edit(
+        I386 + "fpu_helper.c",
+        "Upstream flushes the x87's results to zero instead of SSE's.",
+        "    set_flush_to_zero((mxcsr & SSE_FZ) ? 1 : 0, &env->fp_status);\n",
+        REPLACE,
+        "    set_flush_to_zero((mxcsr & SSE_FZ) ? 1 : 0, &env->sse_status);\n",
+    ),
+    Edit(
+        I386 + "fpu_helper.c",
+        "Reserved bits of MXCSR fault.",
+        "void helper_ldmxcsr(CPUX86State *env, uint32_t val)\n{\n",
+        AFTER,
+        "    if (val & ~0xffffu) {\n        raise_exception_ra(env, EXCP0D_GPF, GETPC());\n    }\n",
+    ),
+    Edit(
+        I386 + "fpu_helper.c",
+        "In FXRSTOR too, before anything is loaded.",
+        "    do_xrstor_fpu(env, ptr, ra);\n\n    if (env->cr[4] & CR4_OSFXSR_MASK) {\n",
+        BEFORE,
+        "    if ((env->cr[4] & CR4_OSFXSR_MASK) && (cpu_ldl_data_ra(env, ptr + XO(legacy.mxcsr), ra) & ~0xffffu)) {\n"
+        "        raise_exception_ra(env, EXCP0D_GPF, ra);\n"
+        "    }\n",
+    ),
+    Edit(
+        I386 + "fpu_helper.c",
+        "FXSAVE stores the exceptions that have happened.",
+        "static void do_xsave_mxcsr(CPUX86State *env, target_ulong ptr, uintptr_t ra)\n{\n",
+        AFTER,
+        "    helper_pyxen_sse_begin(env);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "STMXCSR, likewise.",
+        "            tcg_gen_ld32u_tl(tcg_ctx, s->T0, tcg_ctx->cpu_env, offsetof(CPUX86State, mxcsr));\n",
+        BEFORE,
+        "            gen_helper_pyxen_sse_begin(tcg_ctx, tcg_ctx->cpu_env);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "A new MXCSR may change what is translated.",
+        "            gen_helper_ldmxcsr(tcg_ctx, tcg_ctx->cpu_env, s->tmp2_i32);\n",
+        AFTER,
+        "            gen_jmp_im(s, s->pc - s->cs_base);\n            gen_eob(s);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "            gen_helper_fxrstor(tcg_ctx, tcg_ctx->cpu_env, s->A0);\n",
+        AFTER,
+        "            gen_jmp_im(s, s->pc - s->cs_base);\n            gen_eob(s);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Upstream never raises #XM. What follows wraps the translation of SSE instructions.",
+        "static void gen_sse(CPUX86State *env, DisasContext *s, int b,\n",
+        REPLACE,
+        "static void pyxen_translate_sse(CPUX86State *env, DisasContext *s, int b,\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "While an exception is unmasked, each SSE instruction looks whether it has raised it.",
+        "// Unicorn: sync EFLAGS on demand\n",
+        BEFORE,
+        "static void gen_sse(CPUX86State *env, DisasContext *s, int b, target_ulong pc_start, int rex_r)\n"
+        "{\n"
+        "    TCGContext *tcg_ctx = s->uc->tcg_ctx;\n"
+        "    bool checked = s->flags & PYXEN_HF_SSE_CHECKED;\n"
+        "\n"
+        "    if (checked) {\n"
+        "        gen_helper_pyxen_sse_begin(tcg_ctx, tcg_ctx->cpu_env);\n"
+        "    }\n"
+        "    pyxen_translate_sse(env, s, b, pc_start, rex_r);\n"
+        "    if (checked && s->base.is_jmp == DISAS_NEXT) {\n"
+        "        gen_helper_pyxen_sse_end(tcg_ctx, tcg_ctx->cpu_env);\n"
+        "    }\n"
+        "}\n"
+        "\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "There are no performance counters, so every RDPMC faults; upstream raises #UD, and #GP where it should not.",
+        "void helper_rdpmc(CPUX86State *env)\n{\n",
+        AFTER,
+        "    raise_exception_ra(env, EXCP0D_GPF, GETPC());\n",
     ),
 )

@@ -90,7 +90,7 @@ static void load_control(struct pyxen_cpu *p, CPUX86State *env)
 /* hflags is what translated code depends on; all of it follows from the block. */
 static void update_hflags(CPUX86State *env, uint32_t cpl)
 {
-    uint32_t h = env->hflags & (HF_IOBPT_MASK | HF_INHIBIT_IRQ_MASK);
+    uint32_t h = env->hflags & (HF_IOBPT_MASK | HF_INHIBIT_IRQ_MASK | PYXEN_HF_SSE_CHECKED);
     const SegmentCache *segs = env->segs;
 
     h |= cpl & HF_CPL_MASK;

@@ -1,16 +1,23 @@
 /*
- * The x87 and SSE state as the 512-byte image of FXSAVE (Intel SDM volume 1, table 10-2: 64-bit layout).
+ * The x87 and SSE state as the 512-byte image of FXSAVE (Intel SDM volume 1, table 10-2: 64-bit layout), and SSE's exceptions.
  *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
 #include "qemu/osdep.h"
 #include "cpu.h"
+#include "exec/exec-all.h"
+#include "exec/helper-proto.h"
+#include "fpu/softfloat.h"
 #include "uc_priv.h"
 
 #include "pyxen_cpu.h"
+#include "pyxen_hooks.h"
 #include "pyxen_internal.h"
 
 #define MXCSR_MASK 0x0000ffffu
+#define EXCP_SIMD 19
+#define MXCSR_FLAGS 0x3fu
+#define MXCSR_MASKS_SHIFT 7
 #define FSW_TOP_SHIFT 11
 #define FSW_TOP 0x3800u
 
@@ -26,6 +33,49 @@ struct fxsave_image {
 };
 
 QEMU_BUILD_BUG_ON(sizeof(struct fxsave_image) != 512);
+
+/* The exceptions that SSE instructions have raised since the last call, as MXCSR has them; forgets them. */
+static uint32_t new_exceptions(CPUX86State *env)
+{
+    int raised = get_float_exception_flags(&env->sse_status);
+    uint32_t flags = 0;
+
+    flags |= raised & float_flag_invalid ? 1 : 0;
+    flags |= raised & float_flag_divbyzero ? 4 : 0;
+    flags |= raised & float_flag_overflow ? 8 : 0;
+    flags |= raised & float_flag_underflow ? 16 : 0;
+    flags |= raised & float_flag_inexact ? 32 : 0;
+    set_float_exception_flags(0, &env->sse_status);
+    return flags;
+}
+
+/* Brings MXCSR up to date. */
+void helper_pyxen_sse_begin(CPUX86State *env)
+{
+    env->mxcsr |= new_exceptions(env);
+}
+
+/* After an instruction, while an exception is unmasked. */
+void helper_pyxen_sse_end(CPUX86State *env)
+{
+    uint32_t raised = new_exceptions(env);
+    uint32_t masked = env->mxcsr >> MXCSR_MASKS_SHIFT;
+
+    env->mxcsr |= raised;
+    if (raised & ~masked) {
+        raise_exception_ra(env, env->cr[4] & CR4_OSXMMEXCPT_MASK ? EXCP_SIMD : EXCP06_ILLOP, GETPC());
+    }
+}
+
+void pyxen_mxcsr_loaded(CPUX86State *env)
+{
+    set_float_exception_flags(0, &env->sse_status);
+    if ((~env->mxcsr >> MXCSR_MASKS_SHIFT) & MXCSR_FLAGS) {
+        env->hflags |= PYXEN_HF_SSE_CHECKED;
+    } else {
+        env->hflags &= ~PYXEN_HF_SSE_CHECKED;
+    }
+}
 
 PYXEN_EXPORT void pyxen_cpu_read_fpu(struct pyxen_cpu *p, uint8_t *bytes)
 {
@@ -44,6 +94,7 @@ PYXEN_EXPORT void pyxen_cpu_read_fpu(struct pyxen_cpu *p, uint8_t *bytes)
         memcpy(image->st[i], &value.l.lower, 8);
         memcpy(image->st[i] + 8, &value.l.upper, 2);
     }
+    helper_pyxen_sse_begin(env);
     image->mxcsr = env->mxcsr;
     image->mxcsr_mask = MXCSR_MASK;
     for (i = 0; i < 16; i++) {

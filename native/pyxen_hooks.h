@@ -38,6 +38,10 @@ int pyxen_segment_cpl(struct CPUX86State *env, int cpl);
 int pyxen_watched_accesses(struct CPUState *cpu, uint64_t page);
 void pyxen_check_watchpoints(struct CPUState *cpu, uint64_t address, uint64_t size, int access, uintptr_t retaddr);
 
+/* In hflags, hence part of what a block is translated for: MXCSR unmasks an exception. */
+#define PYXEN_HF_SSE_CHECKED (1u << 28)
+void pyxen_mxcsr_loaded(struct CPUX86State *env);
+
 /* Physical memory. */
 uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);
 void pyxen_set_pte_flags(struct CPUState *cpu, uint64_t address, uint32_t value);

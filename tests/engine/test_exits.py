@@ -72,6 +72,7 @@ def test_into_leaves_in_32_bit_code(box: Sandbox) -> None:
                 "mov rax, dr7",
                 "mov dr0, rax",
                 "rdmsr",
+                "rdpmc",
                 "wrmsr",
                 "clts",
                 "invlpg [rax]",

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from pyxen.engine.interface import ExitReason
+from pyxen.engine.interface import Dirty, ExitReason
 from pyxen.engine.sandbox import DATA, Sandbox
 from tests.engine.assembler import assemble
 
@@ -87,3 +87,84 @@ def test_an_unmasked_x87_exception_is_a_fault(box: Sandbox) -> None:
     cpu = box.cpu(assemble("fninit; push 0x37b; fldcw [rsp]; fld1; fldz; fdivp; fwait; syscall"))
     assert cpu.run() == ExitReason.EXCEPTION
     assert cpu.state.vector == 16
+
+
+XM, GP, UD = 19, 13, 6
+#: xmm0 = 1.0, xmm1 = 0.0, xmm2 = 3.0
+CONSTANTS = "mov eax, 1; cvtsi2sd xmm0, eax; xorps xmm1, xmm1; mov eax, 3; cvtsi2sd xmm2, eax"
+
+
+def with_mxcsr(value: int, source: str) -> str:
+    return f"{CONSTANTS}; push {value}; ldmxcsr [rsp]; {source}; stmxcsr [rsp]; pop rax; syscall"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "flags"),
+    [("divsd xmm0, xmm1", 4), ("divsd xmm0, xmm2", 32), ("divsd xmm1, xmm1", 1), ("addsd xmm0, xmm0", 0), ("sqrtsd xmm0, xmm0", 0)],
+)
+def test_mxcsr_keeps_the_exceptions_that_happened(box: Sandbox, instruction: str, flags: int) -> None:
+    cpu = box.cpu(assemble(with_mxcsr(0x1F80, f"{instruction}; addsd xmm2, xmm2")))
+    assert cpu.run() == ExitReason.SYSCALL
+    assert cpu.state.rax == 0x1F80 | flags
+    assert struct.unpack_from("<I", cpu.read_fpu(), 24) == (0x1F80 | flags,)
+
+
+@pytest.mark.parametrize(
+    ("mxcsr", "instruction", "vector"),
+    [
+        (0x1D80, "divsd xmm0, xmm1", XM),
+        (0x1D80, "divsd xmm0, xmm2", None),
+        (0x0F80, "divsd xmm0, xmm2", XM),
+        (0x1F00, "sqrtsd xmm0, xmm3", XM),
+        (0x1D84, "addsd xmm0, xmm2", None),  # an old exception raises nothing
+    ],
+)
+def test_unmasked_exceptions_fault(box: Sandbox, mxcsr: int, instruction: str, vector: int | None) -> None:
+    head = f"pcmpeqd xmm3, xmm3; psllq xmm3, 52; {CONSTANTS}; push {mxcsr}; ldmxcsr [rsp]"  # xmm3 = -infinity
+    cpu = box.cpu(assemble(f"{head}; {instruction}; syscall"))
+    reason = cpu.run()
+    if vector is None:
+        assert reason == ExitReason.SYSCALL
+    else:
+        assert (reason, cpu.state.vector) == (ExitReason.EXCEPTION, vector)
+        assert cpu.state.rip == 0x10000 + len(assemble(head))
+
+
+def test_unmasked_exceptions_are_invalid_opcodes_without_osxmmexcpt(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(with_mxcsr(0x1D80, "divsd xmm0, xmm1")))
+    cpu.state.cr4 &= ~(1 << 10)
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert cpu.state.vector == UD
+
+
+def test_an_unmasked_exception_survives_a_change_of_segments(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(f"{CONSTANTS}; push 0x1d80; ldmxcsr [rsp]; int3; divsd xmm0, xmm1"))
+    assert cpu.run() == ExitReason.SOFTWARE_INTERRUPT
+    cpu.state.dirty = Dirty.SEGMENTS | Dirty.CONTROL
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert cpu.state.vector == XM
+
+
+def test_flush_to_zero_is_for_sse_only(box: Sandbox) -> None:
+    code = f"""
+        mov eax, 1; movq xmm0, rax; addsd xmm0, xmm0     # the least denormal, twice
+        movabs rax, 0x0010000000000000; movq xmm1, rax; mov eax, 2; cvtsi2sd xmm2, eax
+        push 0x9f80; ldmxcsr [rsp]
+        divsd xmm1, xmm2
+        movq rdx, xmm1; syscall
+    """
+    cpu = box.cpu(assemble(code))
+    assert cpu.run() == ExitReason.SYSCALL
+    assert cpu.state.rdx == 0
+
+
+@pytest.mark.parametrize("source", ["push 0x10000; ldmxcsr [rsp]", f"mov ebx, {DATA}; fxrstor64 [rbx]"])
+def test_reserved_bits_of_mxcsr_fault(box: Sandbox, source: str) -> None:
+    image = bytearray(image_with_everything())
+    struct.pack_into("<I", image, 24, 0x10000)
+    box.memory[DATA : DATA + 512] = bytes(image)
+    cpu = box.cpu(assemble(f"{source}; syscall"))
+    before = cpu.read_fpu()
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert (cpu.state.vector, cpu.state.rip, cpu.state.error_code) == (GP, 0x10005, 0)
+    assert cpu.read_fpu() == before
