@@ -25,8 +25,14 @@ from pyxen.host.protocol import (
 
 #: Ctrl-]
 ESCAPE = 0x1D
-#: How long keys are kept for a guest that does not read its console, in seconds.
+#: How long leaving waits for a guest that does not take the last keys, in seconds.
 INPUT_PATIENCE = 2.0
+#: Keys kept for a guest that does not read, in bytes. Beyond, no more are read from the user (a pasted text waits in the terminal).
+MAX_PENDING = 64 << 10
+#: How soon pending keys are offered again, in seconds.
+_RETRY = 0.05
+#: Pieces of output shown before the user's keys are looked at: also from a guest that floods its console one can leave.
+_PIECES_A_TURN = 8
 _CHUNK = 4096
 #: "Where is the cursor", "what are you": the terminal would answer today what the guest asked yesterday, as if the user had typed it.
 _TERMINAL_QUERIES = re.compile(rb"\x1b\[(?:\??[56]n|[>=]?0?c)")
@@ -49,6 +55,7 @@ class ConsoleSession:
         self._source = source
         self._sink = sink
         self._reading = True
+        self._pending = bytearray()
 
     def run(self, attached: Callable[[], None] = lambda: None) -> ConsoleEnd:
         """Show output and pass keys until the domain is gone or the user leaves. ``attached`` is called when output can't be missed.
@@ -59,24 +66,36 @@ class ConsoleSession:
         with self._client.stream(CONSOLE_ATTACH, ConsoleAttachRequest(self._domid)) as stream, raw_terminal(self._source):
             stream.read()  # the host's word that it is attached
             attached()
-            while not self._show(stream):  # before the first select: output may have come along with the first event
-                ready, _, _ = select.select([stream.fileno(), *([self._source] if self._reading else [])], [], [])
-                if self._source in ready and self._pass_input():
+            more = True  # output may have come along with the first event
+            while True:
+                if self._keys_ready(stream, more) and self._read_keys():
+                    self._flush()
                     return ConsoleEnd.LEFT
-            return ConsoleEnd.DOMAIN_GONE
+                self._offer()
+                shown, more = self._show(stream)
+                if not shown:
+                    return ConsoleEnd.DOMAIN_GONE
 
-    def _show(self, stream: Stream[ConsoleOutput, Nothing]) -> bool:
-        """Write what has come. Returns whether the stream is at its end."""
-        while True:
+    def _keys_ready(self, stream: Stream[ConsoleOutput, Nothing], more: bool) -> bool:
+        """Wait for something to do (not if there is ``more`` output). Returns whether it is keys."""
+        sources = [self._source] if self._reading and len(self._pending) < MAX_PENDING else []
+        timeout = 0.0 if more else _RETRY if self._pending else None
+        ready, _, _ = select.select([stream.fileno(), *sources], [], [], timeout)
+        return self._source in ready
+
+    def _show(self, stream: Stream[ConsoleOutput, Nothing]) -> tuple[bool, bool]:
+        """Write some of what has come. Returns whether the stream goes on, and whether there may be more at once."""
+        for _ in range(_PIECES_A_TURN):
             try:
                 output = stream.read(0)
             except TimeoutError:
-                return False
+                return True, False
             if output is None:
-                return True
+                return False, False
             if output.lost:
                 self._write(f"\r\n[{output.lost} bytes of console output were lost]\r\n".encode())
             self._write(_TERMINAL_QUERIES.sub(b"", output.data) if output.replayed else output.data)
+        return True, True
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -86,8 +105,8 @@ class ConsoleSession:
             except BlockingIOError:
                 select.select([], [self._sink], [])
 
-    def _pass_input(self) -> bool:
-        """Pass the keys that were pressed. Returns whether the user leaves."""
+    def _read_keys(self) -> bool:
+        """Take the keys that were pressed. Returns whether the user leaves."""
         try:
             keys = os.read(self._source, _CHUNK)
         except BlockingIOError:
@@ -98,18 +117,25 @@ class ConsoleSession:
             self._reading = False
             return False
         before, escape, _ = keys.partition(bytes([self._escape]))
-        self._send(before)
+        self._pending += before
         return bool(escape)
 
-    def _send(self, keys: bytes) -> None:
-        deadline = time.monotonic() + INPUT_PATIENCE
-        while keys and time.monotonic() < deadline:
-            try:
-                accepted = self._client.call(CONSOLE_WRITE, ConsoleInput(self._domid, keys)).accepted
-            except HostError as error:
-                if error.kind in (ErrorKind.NOT_FOUND, ErrorKind.STATE):
-                    return  # the domain has just died: the output's end says so
+    def _offer(self) -> None:
+        """Give the guest what it takes of the pending keys."""
+        if not self._pending:
+            return
+        try:
+            request = ConsoleInput(self._domid, bytes(self._pending[:_CHUNK]))
+            del self._pending[: self._client.call(CONSOLE_WRITE, request).accepted]
+        except HostError as error:
+            if error.kind not in (ErrorKind.NOT_FOUND, ErrorKind.STATE):
                 raise
-            keys = keys[accepted:]
-            if keys:
-                time.sleep(0.05)
+            self._pending.clear()  # the domain has just died: the output's end says so
+
+    def _flush(self) -> None:
+        """Give the guest all pending keys, unless it does not take them."""
+        deadline = time.monotonic() + INPUT_PATIENCE
+        while self._pending and time.monotonic() < deadline:
+            self._offer()
+            if self._pending:
+                time.sleep(_RETRY)

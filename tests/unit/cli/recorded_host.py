@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyxen.host import protocol as p
-from pyxen.host.control_server import ControlServer, MethodTable
+from pyxen.host.control_server import ControlServer, MethodTable, ProgressReport
 from pyxen.host.runtime_directory import RuntimeDirectory
 
 DOM0_UUID = "00000000-0000-0000-0000-000000000000"
@@ -68,6 +68,9 @@ class RecordedHost:
     states: list[p.StateChange] = field(default_factory=list)
     trace: list[p.TraceEvent] = field(default_factory=list)
     typed: bytearray = field(default_factory=bytearray)
+    accepts: int = 3  #: bytes of input taken at once: a guest's ring is small
+    floods: bool = False  #: output without an end
+    creation_seconds: float = 0.0
     #: The guest's console ends when these bytes were typed (empty: at once after the output).
     ends_after: bytes = b""
 
@@ -106,13 +109,13 @@ class RecordedHost:
             p.PHYSINFO: lambda _: PHYSINFO,
             p.DMESG: lambda request: p.Text("(XEN) one\n(XEN) two\n"),
             p.CONFIG_CHECK: lambda request: p.CheckedConfig({"c_info": {"name": "g"}}, {}, self.warnings),
-            p.DOMAIN_CREATE: lambda request: p.CreatedDomain(7, "g", WIN_UUID, self.warnings),
             p.CONSOLE_WRITE: self._typed,
         }
         nothing = (p.DOMAIN_DESTROY, p.DOMAIN_PAUSE, p.DOMAIN_UNPAUSE, p.DOMAIN_SHUTDOWN, p.DOMAIN_REBOOT, p.DOMAIN_RENAME)
         nothing += (p.DOMAIN_MEM_SET, p.DOMAIN_MEM_MAX, p.DOMAIN_SYSRQ, p.DOMAIN_TRIGGER, p.DOMAIN_CONFIG_UPDATE, p.DEBUG_KEYS)
         for method, answer in answers.items() | {(method, lambda _: p.Nothing()) for method in nothing}:
             table.call(method, self._recorded(method, answer))
+        table.long_call(p.DOMAIN_CREATE, self._create)
         table.stream(p.CONSOLE_ATTACH, self._console)
         table.stream(p.DOMAIN_WAIT, self._wait)
         table.stream(p.TRACE_SUBSCRIBE, self._trace)
@@ -127,6 +130,14 @@ class RecordedHost:
 
         return handler
 
+    async def _create(self, request: p.CreateRequest, report: ProgressReport) -> p.CreatedDomain:
+        self.calls.append((p.DOMAIN_CREATE.name, request))
+        if p.DOMAIN_CREATE.name in self.faults:
+            raise self.faults[p.DOMAIN_CREATE.name]
+        report(p.Progress("laying the first stone"))
+        await asyncio.sleep(self.creation_seconds)
+        return p.CreatedDomain(7, "g", WIN_UUID, self.warnings)
+
     def _resolve(self, request: p.Identifier) -> p.ResolvedDomain:
         for domain in DOMAINS:
             if request.identifier in (domain.name, str(domain.domid)):
@@ -134,7 +145,7 @@ class RecordedHost:
         raise p.HostError("no such domain", p.ErrorKind.NOT_FOUND, 3)
 
     def _typed(self, request: p.ConsoleInput) -> p.ConsoleAccepted:
-        taken = request.data[:3]  # a guest's ring is small
+        taken = request.data[: self.accepts]
         self.typed += taken
         return p.ConsoleAccepted(len(taken))
 
@@ -145,6 +156,8 @@ class RecordedHost:
             await send(p.ConsoleOutput(data, replayed=True))
         for data in self.console_output:
             await send(p.ConsoleOutput(data))
+        while self.floods:
+            await send(p.ConsoleOutput(b"flood " * 1000))
         while self.ends_after not in self.typed:
             await asyncio.sleep(0.01)
         return p.Nothing()

@@ -112,6 +112,26 @@ def test_questions_to_the_terminal_are_not_replayed(recorded_host: RecordedHost,
     assert child.before == b"old# \x1b[1mbold new# \x1b[6n"
 
 
+def test_one_can_leave_a_guest_that_floods_its_console(recorded_host: RecordedHost, spawn: type[pexpect.spawn]) -> None:
+    recorded_host.floods = True
+    child = spawn("console", "linux")
+    child.expect("flood")
+    child.send("\x1d")
+    assert ended(child) == 0
+
+
+def test_keys_for_a_guest_that_does_not_read_are_kept(recorded_host: RecordedHost, spawn: type[pexpect.spawn]) -> None:
+    recorded_host.console_output = [b"login: "]
+    recorded_host.accepts = 0
+    recorded_host.ends_after = b"patient"
+    child = spawn("console", "linux")
+    child.expect("login: ")
+    child.send("patient")
+    assert child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=1) == 1
+    recorded_host.accepts = 3
+    assert ended(child) == 0
+
+
 def test_without_input_the_output_goes_on(recorded_host: RecordedHost, capfd: pytest.CaptureFixture[str]) -> None:
     from pyxen.cli.console_session import ConsoleEnd, ConsoleSession
     from pyxen.host.client import connect
