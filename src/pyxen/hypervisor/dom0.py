@@ -23,6 +23,7 @@ from pyxen.hypervisor.dom0_interface import (
     VcpuInfo,
     XenVersion,
 )
+from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import L4
 from pyxen.hypervisor.machine_memory import Frames
 from pyxen.hypervisor.xen_version import VERSION
@@ -66,7 +67,7 @@ class Dom0:
     def destroy_domain(self, domid: int) -> None:
         """XEN_DOMCTL_destroydomain. Waits for the vCPU threads outside the lock: they need it to end."""
         with self._guest(domid) as domain:
-            if domain.dying:
+            if domain.stopped:
                 return
             domain.dying = True
             domain.kick_all()
@@ -77,16 +78,20 @@ class Dom0:
                 self._hypervisor.log(f"d{domid}: {thread.name} does not stop; its memory stays in use")
                 raise HypercallError(errno.EBUSY, f"a vCPU of domain {domid} does not stop")
         with self._lock:
+            while domain.exclusive:
+                domain.exclusive_done.wait()
             for vcpu in domain.vcpus:
                 if vcpu.thread is None:
                     vcpu.cpu.close()
             self._affinity = {key: value for key, value in self._affinity.items() if key[0] != domid}
-            if not domain.foreign_maps:
-                self._finish(domain)
+            domain.stopped = True
+            self._finish_if_dead(domain)
 
-    def _finish(self, domain: Domain) -> None:
-        domain.release_resources()
-        self._hypervisor.forget_domain(domain)
+    def _finish_if_dead(self, domain: Domain) -> None:
+        """The last step of a domain's death, when it neither runs nor is mapped any more."""
+        if domain.stopped and not domain.mapped_by_domain0 and self._hypervisor.is_present(domain):
+            domain.release_resources()
+            self._hypervisor.forget_domain(domain)
 
     def pause_domain(self, domid: int) -> None:
         """Returns when no vCPU of it executes any more."""
@@ -192,8 +197,13 @@ class Dom0:
             target = domain.vcpus[vcpu]
             if target.thread is not None:
                 raise HypercallError(errno.EBUSY, f"vCPU {vcpu} of domain {domid} is up")
-            self._hypervisor.frames.pin(registers.cr3_mfn, domid, L4)
-            vcpu_context.load(target, context)
+            frames = self._hypervisor.frames
+            frames.pin(registers.cr3_mfn, domid, L4)
+            try:
+                vcpu_context.load(target, context)
+            except HypercallError:
+                frames.unpin(registers.cr3_mfn, domid)
+                raise
             self._hypervisor.bring_up(target)
 
     def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None:
@@ -265,39 +275,51 @@ class Dom0:
         """A view of one frame of the domain."""
         with self._guest(domid) as domain:
             self._check_owned(domain, mfn)
-            self._hypervisor.frames.get(mfn, domid)
-            domain.foreign_maps[mfn] = domain.foreign_maps.get(mfn, 0) + 1
-            return self._hypervisor.memory.page(mfn)
+            frames, page = self._hypervisor.frames, self._hypervisor.memory.page(mfn)
+            hold = domain.foreign_maps.get(mfn) or FrameHold(mfn)
+            try:
+                hold.take(frames, domid, writable=True)
+            except HypercallError:
+                hold.take(frames, domid, writable=False)
+                page = page.toreadonly()
+            domain.foreign_maps[mfn] = hold
+            return page
 
     def unmap_foreign(self, domid: int, mfn: int) -> None:
         """Give one mapping back. EINVAL when there is none."""
         with self._guest(domid) as domain:
-            times = domain.foreign_maps.get(mfn, 0)
-            if not times:
+            hold = domain.foreign_maps.get(mfn)
+            if hold is None:
                 raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is not mapped")
-            if times == 1:
+            if hold.times == 1:
                 del domain.foreign_maps[mfn]
-            else:
-                domain.foreign_maps[mfn] = times - 1
-            if not domain.dying or domain.foreign_maps:
-                self._hypervisor.frames.put(mfn)
-            elif all(vcpu.thread is None or not vcpu.thread.is_alive() for vcpu in domain.vcpus):
-                self._finish(domain)
+            hold.drop(self._hypervisor.frames)
+            self._finish_if_dead(domain)
 
     def _check_owned(self, domain: Domain, mfn: int) -> None:
         memory = self._hypervisor.memory
         if not 0 < mfn < memory.total_frames or memory.owner[mfn] != domain.domid:
             raise HypercallError(errno.EPERM, f"frame {mfn:#x} is not domain {domain.domid}'s")
 
+    def _check_all_owned(self, domid: int, mfns: Frames) -> None:
+        memory = self._hypervisor.memory
+        if not len(mfns):
+            return
+        if int(mfns.max()) >= memory.total_frames:
+            raise HypercallError(errno.EINVAL, "a frame is outside machine memory")
+        if (memory.owners[mfns] != domid).any():
+            raise HypercallError(errno.EPERM, f"a frame is not domain {domid}'s")
+
     def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
         """Copy to consecutive frames of the list."""
         pages = -(-len(data) // 4096)
         with self._guest(domid):
             memory = self._hypervisor.memory
-            if pages > len(mfns) or (pages and int(mfns[:pages].max()) >= memory.total_frames):
+            if pages > len(mfns):
                 raise HypercallError(errno.EINVAL, "more data than frames")
-            if (memory.owners[mfns[:pages]] != domid).any():
-                raise HypercallError(errno.EPERM, f"a frame is not domain {domid}'s")
+            self._check_all_owned(domid, mfns[:pages])
+            if self._hypervisor.frames.any_table(mfns[:pages]):
+                raise HypercallError(errno.EBUSY, "a frame is a page table or descriptor page")
             whole = len(data) // 4096
             if whole:
                 memory.tables[mfns[:whole]] = np.frombuffer(data, dtype=np.uint64, count=whole * 512).reshape(whole, 512)
@@ -309,8 +331,7 @@ class Dom0:
     def set_p2m(self, domid: int, mfns: Frames) -> None:
         """PFN i is frame mfns[i]."""
         with self._guest(domid):
-            if len(mfns) and (self._hypervisor.memory.owners[mfns] != domid).any():
-                raise HypercallError(errno.EPERM, f"a frame is not domain {domid}'s")
+            self._check_all_owned(domid, mfns)
             self._hypervisor.m2p_array[mfns] = np.arange(len(mfns), dtype=np.uint64)
 
     def shared_info_frame(self, domid: int) -> int:
@@ -356,6 +377,7 @@ class Dom0:
         """Give the mapping back."""
         with self._guest(domid) as domain:
             domain.grant_table.unmap_for_domain0(reference)
+            self._finish_if_dead(domain)
 
     def set_grant_entry(self, domid: int, reference: int, granted_domid: int, mfn: int) -> None:
         """Seed an entry of a domain under construction."""

@@ -193,8 +193,9 @@ class Dom0Hypercalls(Protocol):
         host has not enough free frames or the domain's maximum would be passed; then nothing was given."""
 
     def map_foreign(self, domid: int, mfn: int) -> memoryview:
-        """A writable view of one frame (4096 bytes, format 'B') that the domain owns. ESRCH, EPERM (not its frame). Call
-        ``unmap_foreign`` when done: the frame can't be freed before."""
+        """A view of one frame (4096 bytes, format 'B') that the domain owns: writable, and then the guest can't make a page table of it
+        meanwhile; read-only if it is a page table or descriptor page now. ESRCH, EPERM (not its frame). Call ``unmap_foreign`` when
+        done: the frame can't be freed before."""
 
     def unmap_foreign(self, domid: int, mfn: int) -> None: ...
 

@@ -18,6 +18,7 @@ from pyxen.hypervisor.address_space import AddressSpaces
 from pyxen.hypervisor.cpuid import CpuidPolicy
 from pyxen.hypervisor.dom0_interface import HypercallError, ShutdownReason
 from pyxen.hypervisor.event_channel import EventChannels
+from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import ALLOCATED, WRITABLE, XEN_HEAP
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.hooks import LifecycleEvent
@@ -51,6 +52,7 @@ class Domain:
         self.vcpus: list[Vcpu] = []
         self.pause_count = 1
         self.dying = False
+        self.stopped = False  # dying, and none of its vCPU threads lives any more
         self.is_shut_down = False
         self.shutdown_reason: ShutdownReason | None = None
         self.crash_cause = ""
@@ -69,12 +71,12 @@ class Domain:
         self.unimplemented: set[str] = set()
         self.event_channels = EventChannels(self, max_evtchn_port)
         self.interval_timer = IntervalTimer(hypervisor.now)
-        self.foreign_maps: dict[int, int] = {}
+        self.foreign_maps: dict[int, FrameHold] = {}
         self.per_domain_entry = 0
         self._per_domain_l1 = 0
         self._xen_frames: list[int] = []
         self._heap_frames: list[int] = []
-        self.grant_table: GrantTable
+        self.grant_table = GrantTable(self)
         self.cpuid: CpuidPolicy
         self.address_space: AddressSpaces
 
@@ -88,7 +90,7 @@ class Domain:
         for number in range(XEN_LEGACY_MAX_VCPUS):
             octets[self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE + 1] = 1
         hypervisor.guest_time.write_wall_clock(self)
-        self.grant_table = GrantTable(self, max_grant_frames)
+        self.grant_table.open(max_grant_frames)
         tsc_khz = int(hypervisor.guest_time.tsc_hz / 1000)
         self.cpuid = CpuidPolicy(hypervisor.engine, tsc_khz, hypervisor.guest_time.scale, hypervisor.memory.total_frames.bit_length() + 12)
         self.address_space = AddressSpaces(self)
@@ -149,14 +151,13 @@ class Domain:
         return frames
 
     def release_frame(self, mfn: int) -> None:
-        """Take one frame out of the reservation; it is freed when nothing refers to it any more. EINVAL, EPERM."""
+        """Take one frame out of the reservation; it is freed, and counts no more, when nothing refers to it any more. EINVAL, EPERM."""
         frames = self.hypervisor.frames
         frames.get(mfn, self.domid)
         try:
             if not frames.flags[mfn] & ALLOCATED:
                 raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is not part of the reservation")
             frames.flags[mfn] &= ~ALLOCATED & 0xFF
-            self.total_pages -= 1
             frames.put(mfn)
         finally:
             frames.put(mfn)
@@ -240,6 +241,11 @@ class Domain:
         self.pause_count -= 1
         self.kick_all()
 
+    @property
+    def mapped_by_domain0(self) -> bool:
+        """Whether Domain 0 has frames of it mapped, which then can't be freed."""
+        return bool(self.foreign_maps or self.grant_table.mapped)
+
     def kick_all(self) -> None:
         """Have all vCPUs look at their state."""
         for vcpu in self.vcpus:
@@ -279,15 +285,13 @@ class Domain:
     # -- death -------------------------------------------------------------------------------------------------------
     def release_resources(self) -> None:
         """After all vCPU threads have ended: give everything back. Reference counts of its own frames don't matter any more: nothing but
-        itself and Domain 0's foreign maps can refer to them, and those were given up."""
+        itself and Domain 0's mappings can refer to them, and those were given up."""
         hypervisor = self.hypervisor
         for vcpu in self.vcpus:
             vcpu.stop_timers()
         for timer in self.watchdogs.values():
             timer.cancel()
         self.event_channels.reset()
-        if self.shared_info:
-            self.grant_table.release()
         memory, frames = hypervisor.memory, hypervisor.frames
         owned: Frames = np.flatnonzero(memory.owners == self.domid).astype(np.uint64)
         frames.flags_array[owned] = 0

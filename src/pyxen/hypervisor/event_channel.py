@@ -190,7 +190,7 @@ class EventChannels:
         if hooks.event_sent:
             hooks.publish(hooks.event_sent, EventSent(self._domain.domid, channel.port, source))
         if channel.handler is not None:
-            channel.handler()
+            self._domain.hypervisor.call_domain0(channel.handler)
             return
         if not self._domain.shared_info:
             return

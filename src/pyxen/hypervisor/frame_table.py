@@ -48,6 +48,8 @@ class FrameTable:
         self.clock = 1
         #: Called with (owner, stamp) before a frame gets another type: flush every TLB of the owner not flushed since the stamp.
         self.flush_stale: Callable[[int, int], None] = lambda owner, stamp: None
+        #: Called with the owner when a frame of its reservation is freed.
+        self.freed: Callable[[int], None] = lambda owner: None
         #: Validate and release whole page tables; set by ``PageTables``.
         self.validate: Callable[[int, int], None] = lambda mfn, level: None
         self.devalidate: Callable[[int, int], None] = lambda mfn, level: None
@@ -77,7 +79,9 @@ class FrameTable:
 
     def _free(self, mfn: int) -> None:
         assert not self.type_count[mfn], f"frame {mfn:#x} freed while typed {TYPE_NAMES[self.type[mfn]]}"
-        self.flush_stale(self.memory.owner[mfn], self.clock)
+        owner = self.memory.owner[mfn]
+        self.flush_stale(owner, self.clock)
+        self.freed(owner)
         self.flags[mfn] = 0
         self.type[mfn] = NONE
         self.memory.release(np.array([mfn], dtype=np.uint64))
@@ -127,6 +131,11 @@ class FrameTable:
         """Drop both."""
         self.put_type(mfn)
         self.put(mfn)
+
+    def any_table(self, mfns: Frames) -> bool:
+        """Whether one of the frames is in use as a page table or descriptor page."""
+        kinds = self.types[mfns]
+        return bool(((kinds != NONE) & (kinds != WRITABLE) & (self.type_counts[mfns] != 0)).any())
 
     # -- whole tables ------------------------------------------------------------------------------------------------
     def get_many(self, mfns: Frames, writable: Frames, domid: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi.grant_table import GTF_permit_access, GTF_reading, GTF_readonly, GTF_type_mask, GTF_writing
 from pyxen.hypervisor.dom0_interface import HypercallError
-from pyxen.hypervisor.frame_table import WRITABLE
+from pyxen.hypervisor.frame_hold import FrameHold
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -22,13 +22,17 @@ INITIAL_FRAMES = 1
 
 
 class GrantTable:
-    """The grants that one domain gives. ``frames`` are MFNs of the table itself."""
+    """The grants that one domain gives. ``frames`` are MFNs of the table itself; ``mapped`` has what Domain 0 holds, by reference."""
 
-    def __init__(self, domain: Domain, max_frames: int) -> None:
+    def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self.max_frames = max_frames
+        self.max_frames = 0
         self.frames: list[int] = []
-        self._mapped: dict[int, tuple[int, int]] = {}  # reference -> (times mapped, MFN)
+        self.mapped: dict[int, FrameHold] = {}
+
+    def open(self, max_frames: int) -> None:
+        """Let the domain have a table of up to ``max_frames`` frames. ENOMEM."""
+        self.max_frames = max_frames
         self.grow(INITIAL_FRAMES)
 
     def grow(self, count: int) -> None:
@@ -48,35 +52,40 @@ class GrantTable:
         self._domain.hypervisor.memory.words[self._address(reference) >> 3] = GTF_permit_access | granted_domid << 16 | mfn << 32
 
     def map_for_domain0(self, reference: int, *, writable: bool) -> int:
-        """Take a mapping of the granted frame for Domain 0. -> MFN. EINVAL, EPERM."""
+        """Take a mapping of the granted frame for Domain 0. -> MFN. EINVAL, EPERM.
+
+        While a reference is mapped it stands for the frame that was mapped first, whatever the guest writes into the entry.
+        """
+        hypervisor = self._domain.hypervisor
         address = self._address(reference)
-        entry = self._domain.hypervisor.memory.words[address >> 3]
-        flags, domid, mfn = entry & 0xFFFF, entry >> 16 & 0xFFFF, entry >> 32
+        in_use = GTF_reading | (GTF_writing if writable else 0)
+        while True:
+            entry = hypervisor.memory.words[address >> 3]
+            self._check(reference, entry, writable=writable)
+            hold = self.mapped.get(reference) or FrameHold(entry >> 32)
+            hold.take(hypervisor.frames, self._domain.domid, writable=writable)
+            if hypervisor.engine.compare_exchange(address, entry, entry | in_use):
+                self.mapped[reference] = hold
+                return hold.mfn
+            # The guest changed the entry meanwhile: look again.
+            hold.drop(hypervisor.frames)
+
+    def _check(self, reference: int, untrusted_entry: int, *, writable: bool) -> None:
+        flags, domid = untrusted_entry & 0xFFFF, untrusted_entry >> 16 & 0xFFFF
         if flags & GTF_type_mask != GTF_permit_access or domid != 0:
             raise HypercallError(errno.EPERM, f"grant {reference} of domain {self._domain.domid} is not given to Domain 0")
         if writable and flags & GTF_readonly:
             raise HypercallError(errno.EPERM, f"grant {reference} of domain {self._domain.domid} is read-only")
-        frames = self._domain.hypervisor.frames
-        if writable:
-            frames.get_page_and_type(mfn, self._domain.domid, WRITABLE)
-            frames.put_type(mfn)
-        else:
-            frames.get(mfn, self._domain.domid)
-        self._domain.hypervisor.engine.set_bits(address, GTF_reading | (GTF_writing if writable else 0))
-        times, _ = self._mapped.get(reference, (0, mfn))
-        self._mapped[reference] = (times + 1, mfn)
-        return mfn
 
     def unmap_for_domain0(self, reference: int) -> None:
         """Give a mapping back. EINVAL when there is none."""
-        if reference not in self._mapped:
+        hold = self.mapped.get(reference)
+        if hold is None:
             raise HypercallError(errno.EINVAL, f"grant {reference} is not mapped")
-        times, mfn = self._mapped.pop(reference)
-        if times > 1:
-            self._mapped[reference] = (times - 1, mfn)
-        else:
+        if hold.times == 1:
+            del self.mapped[reference]
             self._clear_in_use(reference)
-        self._domain.hypervisor.frames.put(mfn)
+        hold.drop(self._domain.hypervisor.frames)
 
     def _clear_in_use(self, reference: int) -> None:
         address = self._address(reference)
@@ -85,10 +94,3 @@ class GrantTable:
             entry = words[address >> 3]
             if engine.compare_exchange(address, entry, entry & ~(GTF_reading | GTF_writing)):
                 return
-
-    def release(self) -> None:
-        """The domain is dying: give up mappings that Domain 0 still has."""
-        for reference, (times, mfn) in list(self._mapped.items()):
-            for _ in range(times):
-                self._domain.hypervisor.frames.put(mfn)
-            del self._mapped[reference]

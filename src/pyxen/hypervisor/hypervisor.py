@@ -56,6 +56,7 @@ class Hypervisor:
             self.engine.self_test()
         self.frames = FrameTable(self.memory)
         self.frames.flush_stale = self._flush_stale
+        self.frames.freed = self._frame_freed
         self.guest_time = GuestTime(self.engine)
         self._build_xen_frames()
         self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe)
@@ -133,6 +134,10 @@ class Hypervisor:
             self.domain(domid)
             raise HypercallError(errno.EPERM, f"domain {caller.domid} may not do that to domain {domid}")
 
+    def is_present(self, domain: Domain) -> bool:
+        """Whether it has not been forgotten yet."""
+        return self._domains.get(domain.domid) is domain
+
     def domains(self) -> list[Domain]:
         """All, by id."""
         return [self._domains[domid] for domid in sorted(self._domains)]
@@ -180,7 +185,14 @@ class Hypervisor:
     def notify_domain_exception(self) -> None:
         """Some domain's life changed."""
         for handler in tuple(self._exception_handlers):
+            self.call_domain0(handler)
+
+    def call_domain0(self, handler: Callable[[], None]) -> None:
+        """An event for Domain 0. If its program fails, that is neither the sending guest's fault nor the other programs'."""
+        try:
             handler()
+        except Exception as error:
+            self.log(f"handler {handler!r} in Domain 0 raised {error!r}")
 
     # -- vCPUs -----------------------------------------------------------------------------------------------------------
     def bring_up(self, vcpu: Vcpu) -> None:
@@ -221,6 +233,11 @@ class Hypervisor:
         domain = self._domains.get(owner)
         if domain is not None and domain.vcpus:
             domain.address_space.flush_stale(stamp)
+
+    def _frame_freed(self, owner: int) -> None:
+        domain = self._domains.get(owner)
+        if domain is not None:
+            domain.total_pages -= 1
 
     def note_write(self, mfn: int) -> None:
         """The hypervisor wrote to a guest's frame: code translated from it is void, in every vCPU of its owner."""

@@ -1,0 +1,174 @@
+"""Recount every reference from what refers, and compare with what the hypervisor has counted.
+
+The reasons for a reference are listed here a second time, independently of the code that takes them: whoever adds a holder of
+references to the hypervisor has to add it here, too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyxen.abi import event_channel as abi
+from pyxen.hypervisor import descriptors
+from pyxen.hypervisor.domain import Domain
+from pyxen.hypervisor.frame_table import ALLOCATED, L1, L4, NONE, PINNED, SEGMENT_DESCRIPTORS, TYPE_NAMES, WRITABLE, XEN_HEAP
+from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.hypervisor.machine_memory import OWNER_NONE, OWNER_XEN
+from pyxen.hypervisor.page_tables import (
+    ADDRESS,
+    FIRST_XEN_SLOT,
+    L1_DISALLOWED,
+    LAST_XEN_SLOT,
+    M2P_SLOT,
+    PER_DOMAIN_SLOT,
+    PRESENT,
+    PSE,
+    RW,
+)
+
+
+class Expected:
+    """References as they should be."""
+
+    def __init__(self, hypervisor: Hypervisor) -> None:
+        self.memory = hypervisor.memory
+        self.frames = hypervisor.frames
+        self.counts = np.zeros(self.memory.total_frames, dtype=np.int64)
+        self.type_counts = np.zeros(self.memory.total_frames, dtype=np.int64)
+
+    def hold(self, mfn: int, domid: int, kind: int | None, why: str) -> None:
+        """``why`` refers to the frame: as ``kind``, or without a type."""
+        assert mfn < self.memory.total_frames, f"{why} refers to frame {mfn:#x} outside memory"
+        owner = self.memory.owner[mfn]
+        assert owner == domid, f"{why} of domain {domid} refers to frame {mfn:#x} of owner {owner}"
+        self.counts[mfn] += 1
+        if kind is not None:
+            self.type_counts[mfn] += 1
+            found = self.frames.type[mfn]
+            assert found == kind, f"{why} holds frame {mfn:#x} as {TYPE_NAMES[kind]}, but it is {TYPE_NAMES[found]}"
+
+
+def check(hypervisor: Hypervisor) -> None:
+    """AssertionError when a count, type, entry or channel is not what everything else says that it should be."""
+    with hypervisor.lock:
+        expected = Expected(hypervisor)
+        for domain in hypervisor.domains():
+            if domain.domid:
+                _domain(expected, domain)
+            _event_channels(domain)
+        _compare(expected, hypervisor)
+
+
+def _domain(expected: Expected, domain: Domain) -> None:
+    frames = expected.frames
+    owned = np.flatnonzero(expected.memory.owners == domain.domid).tolist()
+    reserved = 0
+    for mfn in owned:
+        flags = frames.flags[mfn]
+        if flags & ALLOCATED:
+            expected.hold(mfn, domain.domid, None, "the reservation")
+        if flags & XEN_HEAP:
+            expected.hold(mfn, domain.domid, WRITABLE, "Xen's heap")
+        else:
+            reserved += 1
+        if flags & PINNED:
+            assert L1 <= frames.type[mfn] <= L4
+            expected.hold(mfn, domain.domid, frames.type[mfn], "a pin")
+        if frames.type_count[mfn]:
+            _contents(expected, domain, mfn)
+    assert domain.total_pages == reserved, f"domain {domain.domid} counts {domain.total_pages} pages and owns {reserved}"
+    for vcpu in domain.vcpus:
+        name = f"vCPU {vcpu.vcpu_id}'s"
+        for root in (vcpu.kernel_root, vcpu.user_root):
+            if root:
+                expected.hold(root >> 12, domain.domid, L4, f"{name} root")
+        for mfn in (*vcpu.gdt_frames, *vcpu.ldt_frames.values()):
+            expected.hold(mfn, domain.domid, SEGMENT_DESCRIPTORS, f"{name} descriptor table")
+        if vcpu.info_registered:
+            assert vcpu.info >> 12 == vcpu.info_frame
+            expected.hold(vcpu.info_frame, domain.domid, WRITABLE, f"{name} vcpu_info")
+        if not domain.dying:
+            assert vcpu.state.cr3 in (vcpu.kernel_root, vcpu.user_root)
+    for hold in (*domain.foreign_maps.values(), *domain.grant_table.mapped.values()):
+        for number in range(hold.times):
+            expected.hold(hold.mfn, domain.domid, WRITABLE if hold.writable and not number else None, "Domain 0's mapping")
+    _per_domain_area(expected, domain)
+
+
+def _contents(expected: Expected, domain: Domain, mfn: int) -> None:
+    """What a validated table refers to."""
+    kind = expected.frames.type[mfn]
+    table = expected.memory.tables[mfn]
+    if kind == SEGMENT_DESCRIPTORS:
+        for value in table[table != 0].tolist():
+            assert descriptors.checked_descriptor(value) == value, f"descriptor {value:#x} in frame {mfn:#x}"
+        return
+    if not L1 <= kind <= L4:
+        return
+    for slot in np.flatnonzero(table & np.uint64(PRESENT)).tolist():
+        entry = int(table[slot])
+        if kind == L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
+            continue
+        assert not entry & (L1_DISALLOWED if kind == L1 else PSE), f"L{kind} entry {entry:#x}"
+        target = (entry & ADDRESS) >> 12
+        if kind == L1:
+            expected.hold(target, domain.domid, WRITABLE if entry & RW else None, f"entry {slot} of L1 {mfn:#x}")
+        else:
+            expected.hold(target, domain.domid, kind - 1, f"entry {slot} of L{kind} {mfn:#x}")
+    if kind == L4:
+        for slot in range(FIRST_XEN_SLOT, LAST_XEN_SLOT + 1):
+            entry = int(table[slot]) & ADDRESS
+            if slot in (M2P_SLOT, PER_DOMAIN_SLOT):
+                assert expected.memory.owner[entry >> 12] == OWNER_XEN
+            else:
+                assert not entry
+
+
+def _per_domain_area(expected: Expected, domain: Domain) -> None:
+    """Nothing is mapped there but the descriptor pages that are held, and pages of Xen's; nothing writable."""
+    held = [dict(enumerate(vcpu.gdt_frames)) for vcpu in domain.vcpus]
+    for vcpu, pages in zip(domain.vcpus, held, strict=True):
+        pages.update({descriptors.LDT_FIRST_PAGE + page: mfn for page, mfn in vcpu.ldt_frames.items()})
+    table = expected.memory.tables[domain._per_domain_l1]
+    for index, entry in enumerate(table.tolist()):
+        assert not entry & RW
+        vcpu_id, page = divmod(index, descriptors.PAGES_PER_VCPU)
+        mfn = (entry & ADDRESS) >> 12
+        wanted = held[vcpu_id].get(page) if vcpu_id < len(held) else None
+        if wanted is not None:
+            assert entry & PRESENT and mfn == wanted
+        elif entry & PRESENT:
+            assert expected.memory.owner[mfn] == OWNER_XEN
+
+
+def _event_channels(domain: Domain) -> None:
+    channels = domain.event_channels.ports()
+    for port, channel in channels.items():
+        assert channel.port == port > 0
+        assert channel.state != abi.EVTCHNSTAT_closed
+        if channel.state == abi.EVTCHNSTAT_interdomain:
+            assert channel.remote is not None
+            theirs = channel.remote.ports()[channel.remote_port]
+            assert theirs.state == abi.EVTCHNSTAT_interdomain and theirs.remote is domain.event_channels and theirs.remote_port == port
+        elif channel.state == abi.EVTCHNSTAT_virq:
+            assert [vcpu for vcpu in domain.vcpus if vcpu.virqs.get(channel.virq) == port]
+    for vcpu in domain.vcpus:
+        for virq, port in vcpu.virqs.items():
+            assert channels[port].state == abi.EVTCHNSTAT_virq and channels[port].virq == virq
+
+
+def _compare(expected: Expected, hypervisor: Hypervisor) -> None:
+    frames, owners = hypervisor.frames, hypervisor.memory.owners
+    for name, found, wanted in (
+        ("count", frames.counts, expected.counts),
+        ("typed count", frames.type_counts, expected.type_counts),
+    ):
+        wrong = np.flatnonzero(found != wanted)
+        assert not len(wrong), (
+            f"{name} of frame {wrong[0]:#x} (owner {owners[wrong[0]]}) is {found[wrong[0]]}, should be {wanted[wrong[0]]}"
+        )
+    of_domains = (owners != OWNER_NONE) & (owners != OWNER_XEN)
+    assert (frames.counts[of_domains] > 0).all(), "a domain owns a frame that nothing refers to"
+    assert not frames.flags_array[~of_domains].any()
+    assert (frames.types[~of_domains] == NONE).all()
+    assert hypervisor.memory.free_frames == int((owners == OWNER_NONE).sum()) - 1
