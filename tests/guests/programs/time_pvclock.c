@@ -8,7 +8,7 @@ PROGRAM(time_pvclock)
 
     check(time->tsc_to_system_mul, "tsc_to_system_mul is set");
     check_equal(time->version & 1, 0, "the version is even");
-    check(time->system_time, "system_time is set");
+    check(last > 0, "the clock has started");
     for (int i = 0; i < 20000; i++) {
         u64 now = clock_now();
 
@@ -27,14 +27,14 @@ PROGRAM(time_pvclock)
 
     hertz = time->tsc_shift >= 0 ? hertz >> time->tsc_shift : hertz << -time->tsc_shift;
     check(hertz > 100000000 && hertz < 10000000000UL, "the TSC runs at %lu kHz", hertz / 1000);
-    u64 tsc = rdtsc();
+    /* The clock read around the TSC at both ends: bounds that hold however the vCPU is scheduled. */
+    u64 outer = clock_now(), tsc = rdtsc(), inner = clock_now();
 
-    before = clock_now();
     clock_sleep(10 * MILLISECONDS);
-    u64 tsc_ns = multiply_divide(rdtsc() - tsc, SECONDS, hertz), clock_ns = clock_now() - before;
+    u64 inner_ns = clock_now() - inner, tsc_ns = multiply_divide(rdtsc() - tsc, SECONDS, hertz), outer_ns = clock_now() - outer;
 
-    check(tsc_ns + 5 * MILLISECONDS > clock_ns && clock_ns + 5 * MILLISECONDS > tsc_ns, "TSC and clock agree: %lu and %lu us", tsc_ns / 1000,
-          clock_ns / 1000);
+    check(tsc_ns + 100 * MICROSECONDS >= inner_ns && tsc_ns <= outer_ns + 100 * MICROSECONDS, "TSC and clock agree: %lu us, between %lu and %lu",
+          tsc_ns / 1000, inner_ns / 1000, outer_ns / 1000);
     check(shared_info->wc_sec > 1600000000U, "the wall clock is plausible");
     check_equal(shared_info->wc_version & 1, 0, "its version is even");
     check(shared_info->wc_nsec < 1000000000U, "wc_nsec is less than a second");

