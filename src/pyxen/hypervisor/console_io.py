@@ -7,25 +7,32 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi.xen import CONSOLEIO_write
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.preemption import Preempted
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
-#: Octets taken in one call; what a guest has beyond that is dropped, as Xen's per-domain buffer would wrap.
+MAX_COUNT = (1 << 31) - 1
+#: Octets taken in one execution; a longer call is continued.
 LONGEST_WRITE = 4096
 LONGEST_LINE = 1024
 
 
 def console_io(vcpu: Vcpu, command: int, count: int, address: int) -> int:
-    """CONSOLEIO_write: whole lines go to the log. CONSOLEIO_read is Domain 0's: -EPERM."""
+    """CONSOLEIO_write: whole lines go to the log. CONSOLEIO_read is Domain 0's: -EPERM. -E2BIG, -EFAULT."""
+    count &= 0xFFFFFFFF
     if command != CONSOLEIO_write:
         return -errno.EPERM
-    untrusted = guest_access.read(vcpu, address, min(count & 0x7FFFFFFF, LONGEST_WRITE))
+    if count > MAX_COUNT:
+        return -errno.E2BIG
+    untrusted = guest_access.read(vcpu, address, min(count, LONGEST_WRITE)) if count else b""
     text = vcpu.domain.console_tail + untrusted.decode("latin-1")
     *lines, tail = text.replace("\r", "").split("\n")
     for line in lines:
         vcpu.hypervisor.guest_log(vcpu.domain.domid, _printable(line))
     vcpu.domain.console_tail = tail[-LONGEST_LINE:]
+    if count > LONGEST_WRITE:
+        raise Preempted(command, count - LONGEST_WRITE, address + LONGEST_WRITE)
     return 0
 
 

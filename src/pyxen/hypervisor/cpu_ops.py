@@ -10,6 +10,7 @@ from pyxen.abi import arch_x86_64, xen
 from pyxen.engine.interface import FS, GS, Dirty
 from pyxen.hypervisor import debug_registers, descriptors, guest_access, privileged_ops
 from pyxen.hypervisor.msr import is_guest_address
+from pyxen.hypervisor.preemption import BUDGET, Preempted
 from pyxen.hypervisor.traps import is_canonical
 from pyxen.hypervisor.vcpu import TrapEntry
 
@@ -37,7 +38,7 @@ def set_trap_table(vcpu: Vcpu, address: int) -> int:
     if not address:
         vcpu.traps = [None] * 256
         return 0
-    while True:
+    for _ in range(BUDGET):
         vector, flags, _, handler = _TRAP.unpack(guest_access.read(vcpu, address, _TRAP.size))
         if not handler:
             return 0
@@ -45,6 +46,7 @@ def set_trap_table(vcpu: Vcpu, address: int) -> int:
             return -errno.EINVAL
         vcpu.traps[vector] = TrapEntry(handler, flags & TRAP_DPL, bool(flags & TRAP_MASKS_EVENTS))
         address += _TRAP.size
+    raise Preempted(address)
 
 
 def set_gdt(vcpu: Vcpu, frame_list: int, entries: int) -> int:

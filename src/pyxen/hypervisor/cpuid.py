@@ -59,7 +59,9 @@ class CpuidPolicy:
         key = (leaf, subleaf if leaf in (7, XEN_LEAVES + 3) else 0)
         found = self._cache.get(key)
         if found is None:
-            found = self._cache[key] = self._compute(*key)
+            found = self._compute(*key)
+            if found != ZERO:  # a guest could ask for four thousand million empty leaves
+                self._cache[key] = found
         if leaf == 1:
             eax, ebx, ecx, edx = found
             return eax, ebx & 0x00FFFFFF | vcpu.vcpu_id << 25, ecx, edx

@@ -56,15 +56,15 @@ def ldt_base(vcpu: Vcpu) -> int:
 def checked_descriptor(untrusted: int) -> int | None:
     """The descriptor as Xen lets it stand (check_descriptor), or None when it is refused.
 
-    Not-present ones pass. Code and data segments get DPL 3 and their accessed bit; system segments and gates are refused for a 64-bit guest
-    except the null-like all-zero ones.
+    Not-present ones pass. Code and data segments get DPL 3 and their accessed bit; of type 0, which nothing can load, only DPL 3. System
+    segments and gates are refused (Xen lets call gates stand, for emulation).
     """
     high = untrusted >> 32
     if not high & _P:
         return untrusted
-    if not high & _S:
-        return None
     high |= _DPL3
+    if not high & _S:
+        return None if high & 0xF00 else untrusted & 0xFFFFFFFF | high << 32
     if high & 1 << 11 and high & _LONG and high & _BIG:
         return None
     high |= 1 << 8
@@ -183,6 +183,7 @@ def _update_ordinary(vcpu: Vcpu, machine: int, checked: int) -> None:
     mfn = machine >> 12
     frames.get_type(mfn, 6)
     vcpu.words[machine >> 3] = checked
+    vcpu.hypervisor.note_write(mfn)
     frames.put_type(mfn)
 
 

@@ -85,11 +85,10 @@ class EventChannels:
 
     # -- operations --------------------------------------------------------------------------------------------------
     def alloc_unbound(self, remote_domid: int) -> int:
-        """EVTCHNOP_alloc_unbound. -> port. ESRCH, ENOSPC."""
-        remote = self._domain_named(remote_domid)
+        """EVTCHNOP_alloc_unbound, for a domain that need not exist yet. -> port. ENOSPC."""
         channel = self._new()
         channel.state = EVTCHNSTAT_unbound
-        channel.remote_domid = remote.domid
+        channel.remote_domid = self._domain.domid if remote_domid == DOMID_SELF else remote_domid
         return channel.port
 
     def bind_interdomain(self, remote_domid: int, remote_port: int, handler: Callable[[], None] | None = None) -> int:
@@ -140,16 +139,18 @@ class EventChannels:
         """EVTCHNOP_close. The other end of an interdomain channel becomes unbound. EINVAL."""
         channel = self._existing(port)
         if channel.state == EVTCHNSTAT_virq:
-            virqs = self._domain.vcpus[channel.vcpu_id].virqs
-            virqs.pop(channel.virq, None)
+            # Not only on its vCPU: a global VIRQ stays registered where it was bound, wherever EVTCHNOP_bind_vcpu sends it.
+            for vcpu in self._domain.vcpus:
+                if vcpu.virqs.get(channel.virq) == port:
+                    del vcpu.virqs[channel.virq]
         elif channel.state == EVTCHNSTAT_interdomain and channel.remote is not None:
             theirs = channel.remote._ports[channel.remote_port]
             theirs.state, theirs.remote, theirs.remote_domid = EVTCHNSTAT_unbound, None, self._domain.domid
         del self._ports[port]
         self._next = min(self._next, port)
         if self._domain.shared_info:
+            # The mask stays as the guest has set it, for the port's next use.
             self._domain.clear_shared_bit(PENDING_OFFSET, port)
-            self._domain.clear_shared_bit(MASK_OFFSET, port)
 
     def send(self, port: int) -> None:
         """EVTCHNOP_send. EINVAL for a port that can't send."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import grant_table as abi
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError
+from pyxen.hypervisor.dom0_interface import HypercallError
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -32,13 +32,19 @@ def grant_table_op(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
     return 0
 
 
-def _is_self(vcpu: Vcpu, domid: int) -> bool:
-    return domid in (DOMID_SELF, vcpu.domain.domid)
+def _refusal(vcpu: Vcpu, domid: int) -> int | None:
+    """The status for naming a domain other than oneself."""
+    try:
+        vcpu.hypervisor.check_own_domid(vcpu.domain, domid)
+    except HypercallError as error:
+        return abi.GNTST_bad_domain if error.errno == errno.ESRCH else abi.GNTST_permission_denied
+    return None
 
 
 def _setup_table(vcpu: Vcpu, op: abi.gnttab_setup_table) -> None:
-    if not _is_self(vcpu, op.dom):
-        op.status = abi.GNTST_permission_denied
+    refusal = _refusal(vcpu, op.dom)
+    if refusal is not None:
+        op.status = refusal
         return
     table = vcpu.domain.grant_table
     try:
@@ -52,8 +58,9 @@ def _setup_table(vcpu: Vcpu, op: abi.gnttab_setup_table) -> None:
 
 
 def _query_size(vcpu: Vcpu, op: abi.gnttab_query_size) -> None:
-    if not _is_self(vcpu, op.dom):
-        op.status = abi.GNTST_permission_denied
+    refusal = _refusal(vcpu, op.dom)
+    if refusal is not None:
+        op.status = refusal
         return
     table = vcpu.domain.grant_table
     op.nr_frames, op.max_nr_frames, op.status = len(table.frames), table.max_frames, abi.GNTST_okay
@@ -68,8 +75,7 @@ def _set_version(vcpu: Vcpu, op: abi.gnttab_set_version) -> None:
 
 
 def _get_version(vcpu: Vcpu, op: abi.gnttab_get_version) -> None:
-    if not _is_self(vcpu, op.dom):
-        raise HypercallError(errno.EPERM, f"grant table of domain {op.dom}")
+    vcpu.hypervisor.check_own_domid(vcpu.domain, op.dom)
     op.version = VERSION
 
 

@@ -107,6 +107,6 @@ class GuestTime:
         seconds, nanoseconds = divmod(start_ns, 10**9)
         octets = domain.hypervisor.memory.octets
         where = domain.shared_info + WALL_CLOCK_OFFSET
-        version = struct.unpack_from("<I", octets, where)[0] + 1 | 1
+        version = (struct.unpack_from("<I", octets, where)[0] + 1 | 1) & 0xFFFFFFFF
         struct.pack_into("<4I", octets, where, version, seconds & 0xFFFFFFFF, nanoseconds, seconds >> 32)
-        struct.pack_into("<I", octets, where, version + 1)
+        struct.pack_into("<I", octets, where, version + 1 & 0xFFFFFFFF)

@@ -24,6 +24,8 @@ M2P_START, M2P_END = 0xFFFF_8000_0000_0000, 0xFFFF_8040_0000_0000
 LAST_PFN = 1 << 52
 #: Largest extent order of a domain without hardware (CONFIG_DOMU_MAX_ORDER).
 MAX_ORDER = 9
+#: More can't be counted in a continued command (UINT_MAX >> MEMOP_EXTENT_SHIFT).
+MAX_EXTENTS = 0xFFFFFFFF >> START_SHIFT
 
 
 def memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
@@ -99,7 +101,7 @@ def _reservation(vcpu: Vcpu, command: int, argument: int) -> tuple[abi.memory_re
     reservation = guest_access.read_structure(vcpu, argument, abi.memory_reservation)
     _check_self(vcpu, reservation.domid)
     start = command >> START_SHIFT
-    if start > reservation.nr_extents or reservation.extent_order > MAX_ORDER:
+    if start >= reservation.nr_extents or reservation.nr_extents > MAX_EXTENTS or reservation.extent_order > MAX_ORDER:
         raise HypercallError(errno.EINVAL, "extents of a reservation")
     return reservation, start, reservation.nr_extents
 
@@ -113,11 +115,11 @@ def _populate_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
         if index - start << reservation.extent_order >= BUDGET:
             raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
         where = reservation.extent_start + 8 * index
-        pfn = guest_access.read_word(vcpu, where)
-        guest_access.translate(vcpu, where, write=True)
         try:
+            pfn = guest_access.read_word(vcpu, where)
+            guest_access.translate(vcpu, where, write=True)
             frames = _allocate_extent(vcpu, pages)
-        except HypercallError:
+        except (HypercallError, guest_access.GuestFault):
             return index
         first = frames[0]
         if pfn <= LAST_PFN - pages:
@@ -133,12 +135,15 @@ def _increase_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     for index in range(start, count):
         if index - start << reservation.extent_order >= BUDGET:
             raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+        where = reservation.extent_start + 8 * index
         try:
+            if reservation.extent_start:
+                guest_access.translate(vcpu, where, write=True)
             frames = _allocate_extent(vcpu, pages)
-        except HypercallError:
+        except (HypercallError, guest_access.GuestFault):
             return index
         if reservation.extent_start:
-            guest_access.write_word(vcpu, reservation.extent_start + 8 * index, frames[0])
+            guest_access.write_word(vcpu, where, frames[0])
     return count
 
 
@@ -159,12 +164,14 @@ def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     for index in range(start, count):
         if index - start << reservation.extent_order >= BUDGET:
             raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
-        mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
         try:
+            mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
             for page in range(1 << reservation.extent_order):
                 vcpu.domain.release_frame(mfn + page)
         except HypercallError as refusal:
             vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {refusal.reason}")
+            return index
+        except guest_access.GuestFault:
             return index
     return count
 

@@ -11,6 +11,7 @@ from pyxen.abi import xen
 from pyxen.hypervisor import descriptors, guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L3, L4, WRITABLE
+from pyxen.hypervisor.msr import is_guest_address
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _done_before(vcpu: Vcpu, count: int, done_address: int) -> int:
 
 def _report(vcpu: Vcpu, done_address: int, done: int) -> None:
     if done_address:
-        guest_access.write(vcpu, done_address, done.to_bytes(4, "little"))
+        guest_access.write(vcpu, done_address, (done & 0xFFFFFFFF).to_bytes(4, "little"))
 
 
 def _check_foreign(vcpu: Vcpu, domid: int) -> None:
@@ -93,6 +94,7 @@ def _update_one(vcpu: Vcpu, pointer: int, value: int) -> None:
         else:
             frames.get_type(mfn, WRITABLE)
             vcpu.words[machine >> 3] = value
+            hypervisor.note_write(mfn)
             frames.put_type(mfn)
     finally:
         frames.put(mfn)
@@ -111,7 +113,7 @@ def update_va_mapping_otherdomain(vcpu: Vcpu, address: int, value: int, flags: i
 
 def _update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
     page_tables = vcpu.hypervisor.page_tables
-    where = page_tables.l1_entry_address(vcpu.kernel_root, address)
+    where = page_tables.l1_entry_address(vcpu.kernel_root, address) if is_guest_address(address) else None
     result = 0
     if where is None:
         result = -errno.EINVAL
@@ -222,7 +224,7 @@ def _mark_super(vcpu: Vcpu, _first: int, _second: int) -> None:
 
 
 def _set_ldt(vcpu: Vcpu, address: int, entries: int) -> None:
-    descriptors.set_ldt(vcpu, address, entries)
+    descriptors.set_ldt(vcpu, address, entries & 0xFFFFFFFF)
 
 
 def _clear_page(vcpu: Vcpu, mfn: int, _: int) -> None:

@@ -14,6 +14,7 @@ from capstone import x86_const
 
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1
+from pyxen.hypervisor.guest_access import GuestFault
 from pyxen.hypervisor.page_tables import ADDRESS, PRESENT
 from pyxen.hypervisor.privileged_ops import fetch
 
@@ -49,20 +50,26 @@ def emulate(vcpu: Vcpu, address: int) -> bool:
     frames = hypervisor.frames
     if not mapping & PRESENT or not frames.type_count[mfn] or frames.type[mfn] != L1 or hypervisor.memory.owner[mfn] != vcpu.domain.domid:
         return False
-    decoded = _decode(fetch(vcpu))
+    try:
+        decoded = _decode(fetch(vcpu))
+    except GuestFault:  # another vCPU has just unmapped the code
+        return False
     if decoded is None or (address & 7) + decoded.size > 8:
         return False
     machine = mfn << 12 | address & 0xFF8
     shift = 8 * (address & 7)
-    old = vcpu.words[machine >> 3]
     mask = (1 << 8 * decoded.size) - 1
     state = vcpu.state
     source = getattr(state, decoded.register) >> decoded.shift & mask if decoded.register else decoded.immediate & mask
-    result = _OPERATIONS[decoded.operation](vcpu, old >> shift & mask, source, decoded)
-    if result is not None:
+    while True:
+        old = vcpu.words[machine >> 3]
+        result = _OPERATIONS[decoded.operation](vcpu, old >> shift & mask, source, decoded)
+        if result is None:
+            break
         entry = old & ~(mask << shift) | result << shift
         try:
-            hypervisor.page_tables.write_entry(vcpu.domain, machine, entry)
+            if hypervisor.page_tables.write_entry(vcpu.domain, machine, entry, expected=old):
+                break
         except HypercallError as refusal:
             hypervisor.guest_log(vcpu.domain.domid, f"page-table write of {entry:#x} refused: {refusal.reason}")
             return False

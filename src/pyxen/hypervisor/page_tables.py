@@ -90,8 +90,8 @@ class PageTables:
     ) -> bool:
         """Replace the entry at machine ``address``, which lies in a validated table of ``domain``.
 
-        With ``expected`` the write happens only if that is the present value (-> False otherwise: somebody else's write came between).
-        EINVAL, EPERM, EBUSY as the new entry deserves; the old one then stays.
+        With ``expected`` the write happens only if that is the present value (-> False otherwise: another vCPU has set the accessed or dirty
+        bit meanwhile). EINVAL, EPERM, EBUSY as the new entry deserves; the old one then stays.
         """
         level = self._frames.type[address >> 12]
         if level == L4 and FIRST_XEN_SLOT <= (address & 0xFFF) >> 3 <= LAST_XEN_SLOT:
@@ -105,19 +105,35 @@ class PageTables:
             entry |= old & (ACCESSED | DIRTY)
         if entry & PRESENT:
             entry |= ADJUSTED
-        if old & PRESENT:
-            if entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS):
-                self._check_flags(level, entry)
-                words[index] = entry
-                return True
+        if not old & PRESENT:
             if entry & PRESENT:
                 self._get_entry(level, entry, domain.domid)
             words[index] = entry
-            self._put_entry(level, old)
-        else:
-            if entry & PRESENT:
-                self._get_entry(level, entry, domain.domid)
-            words[index] = entry
+            return True
+        same_target = entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS)
+        if same_target:
+            self._check_flags(level, entry)
+        elif entry & PRESENT:
+            self._get_entry(level, entry, domain.domid)
+        replaced = self._replace(domain, address, old, entry, preserve_accessed=preserve_accessed, exactly=expected is not None)
+        if not same_target:
+            if replaced:
+                self._put_entry(level, old)
+            elif entry & PRESENT:
+                self._put_entry(level, entry)
+        return replaced
+
+    def _replace(self, domain: Domain, address: int, old: int, entry: int, *, preserve_accessed: bool, exactly: bool) -> bool:
+        """Store ``entry``, losing no accessed or dirty bit that another vCPU sets at this moment. ``exactly``: give up if one does."""
+        if len(domain.vcpus) == 1:
+            self._words[address >> 3] = entry
+            return True
+        while not domain.hypervisor.engine.compare_exchange(address, old, entry):
+            if exactly:
+                return False
+            old = self._words[address >> 3]
+            if preserve_accessed:
+                entry |= old & (ACCESSED | DIRTY)
         return True
 
     def _check_flags(self, level: int, entry: int) -> None:

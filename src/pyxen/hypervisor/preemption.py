@@ -4,6 +4,7 @@ from __future__ import annotations
 
 #: Elements of a list (mmu_update, mmuext_op, multicall, memory extents) that one execution does.
 BUDGET = 512
+REGISTER = (1 << 64) - 1
 
 
 class Preempted(Exception):
@@ -11,4 +12,4 @@ class Preempted(Exception):
 
     def __init__(self, *arguments: int) -> None:
         super().__init__()
-        self.arguments = arguments
+        self.arguments = tuple(argument & REGISTER for argument in arguments)

@@ -65,7 +65,7 @@ def _poll(vcpu: Vcpu, argument: int) -> int:
     channels = vcpu.domain.event_channels
     for port in ports:
         channels.status(port)
-    if any(channels.is_pending(port) for port in ports):
+    if any(channels.is_pending(port) for port in ports) or vcpu.has_deliverable_event:
         return 0
     if poll.timeout:
         if poll.timeout <= vcpu.hypervisor.now():

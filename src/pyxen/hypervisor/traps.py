@@ -164,7 +164,7 @@ def hypercall_iret(vcpu: Vcpu) -> None:
     """HYPERVISOR_iret (do_iret): return to the context on the guest kernel's stack."""
     state = vcpu.state
     stack = state.rsp
-    if stack & 0xFFF <= 4096 - 72:
+    if stack & 0xFFF <= 4096 - 72 and not stack & 7:
         index = guest_access.translate(vcpu, stack, write=False) >> 3
         frame = vcpu.words[index : index + 9].tolist()
     else:

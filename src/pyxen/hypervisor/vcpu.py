@@ -24,6 +24,7 @@ FLAT_USER_CS32 = 0xE023
 CODE64_ATTRIBUTES, CODE32_ATTRIBUTES, DATA_ATTRIBUTES = 0x00AFFB00, 0x00CFFB00, 0x00CFF300
 
 KERNEL_CPL, USER_CPL = 1, 3
+NMI_VECTOR = 2
 CR0_TS = 8
 
 
@@ -72,7 +73,6 @@ class Vcpu:
         self.syscall32_masks_events = False
         self.sysenter_callback = 0
         self.sysenter_masks_events = False
-        self.nmi_callback = 0
         self.nmi_pending = False
         self.nmi_active = False
 
@@ -136,6 +136,16 @@ class Vcpu:
         self.flush_clock = frames.clock
         self.state.dirty |= Dirty.FLUSH_TLB
 
+    @property
+    def nmi_callback(self) -> int:
+        """Where NMIs enter the guest kernel: the trap table's slot 2, whoever set it; 0 for nowhere."""
+        entry = self.traps[NMI_VECTOR]
+        return entry.address if entry is not None else 0
+
+    @nmi_callback.setter
+    def nmi_callback(self, address: int) -> None:
+        self.traps[NMI_VECTOR] = TrapEntry(address, 0, True) if address else None
+
     # -- stopping and waking -----------------------------------------------------------------------------------------
     @property
     def runnable(self) -> bool:
@@ -185,6 +195,11 @@ class Vcpu:
     @events_masked.setter
     def events_masked(self, value: bool) -> None:
         self.octets[self.info + 1] = value
+
+    @property
+    def has_deliverable_event(self) -> bool:
+        """Whether an upcall is due."""
+        return bool(self.octets[self.info]) and not self.events_masked
 
     def stop_timers(self) -> None:
         """Cancel everything that could still fire for this vCPU."""

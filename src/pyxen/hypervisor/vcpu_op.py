@@ -11,6 +11,7 @@ from pyxen.abi import vcpu as abi
 from pyxen.abi.arch_x86_64 import vcpu_guest_context
 from pyxen.abi.xen import VIRQ_TIMER
 from pyxen.hypervisor import guest_access, sched_op, vcpu_context
+from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.domain import VCPU_INFO_SIZE
 from pyxen.hypervisor.frame_table import WRITABLE
 
@@ -52,7 +53,7 @@ def _up(caller: Vcpu, target: Vcpu, argument: int) -> int:
 
 def _down(caller: Vcpu, target: Vcpu, argument: int) -> int:
     if all(not other.online or other is target for other in caller.domain.vcpus):
-        caller.domain.crash("its last vCPU went down")
+        caller.domain.shut_down(ShutdownReason.POWEROFF)
         return 0
     target.online = False
     target.update_runstate()
@@ -71,22 +72,24 @@ def runstate_image(vcpu: Vcpu) -> bytes:
 
 
 def _get_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:
-    now = target.hypervisor.now()
     runstate = target.runstate
-    guest_access.write(caller, argument, _RUNSTATE.pack(runstate.state, now, *runstate.snapshot(now)))
+    times = runstate.snapshot(target.hypervisor.now())
+    guest_access.write(caller, argument, _RUNSTATE.pack(runstate.state, runstate.entered_ns, *times))
     return 0
 
 
 def _register_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:
     address = guest_access.read_word(caller, argument)
-    guest_access.write(caller, address, runstate_image(target))
+    if address:
+        guest_access.write(caller, address, runstate_image(target))
     target.runstate_area = address
     return 0
 
 
 def _register_time(caller: Vcpu, target: Vcpu, argument: int) -> int:
     address = guest_access.read_word(caller, argument)
-    guest_access.write(caller, address, caller.hypervisor.guest_time.image())
+    if address:
+        guest_access.write(caller, address, caller.hypervisor.guest_time.image())
     target.time_area = address
     return 0
 
