@@ -58,6 +58,17 @@ PYXEN_EXPORT uint64_t pyxen_machine_set_bits(struct pyxen_machine *m, uint64_t a
     return __atomic_fetch_or((uint64_t *)(m->memory + address), mask, __ATOMIC_SEQ_CST);
 }
 
+PYXEN_EXPORT uint64_t pyxen_machine_clear_bits(struct pyxen_machine *m, uint64_t address, uint64_t mask)
+{
+    return __atomic_fetch_and((uint64_t *)(m->memory + address), ~mask, __ATOMIC_SEQ_CST);
+}
+
+PYXEN_EXPORT uint32_t pyxen_machine_compare_exchange32(struct pyxen_machine *m, uint64_t address, uint32_t expected, uint32_t value)
+{
+    __atomic_compare_exchange_n((uint32_t *)(m->memory + address), &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    return expected;
+}
+
 PYXEN_EXPORT int pyxen_machine_compare_exchange(struct pyxen_machine *m, uint64_t address, uint64_t expected, uint64_t value)
 {
     return __atomic_compare_exchange_n((uint64_t *)(m->memory + address), &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

@@ -24,6 +24,9 @@ PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *machine);
 PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *machine, uint64_t mfn);
 /* Atomic against running guests. `address` is physical, inside memory and a multiple of 8: the caller has checked. */
 PYXEN_EXPORT uint64_t pyxen_machine_set_bits(struct pyxen_machine *machine, uint64_t address, uint64_t mask);
+PYXEN_EXPORT uint64_t pyxen_machine_clear_bits(struct pyxen_machine *machine, uint64_t address, uint64_t mask);
+/* -> the old value: `expected` if it was replaced. */
+PYXEN_EXPORT uint32_t pyxen_machine_compare_exchange32(struct pyxen_machine *machine, uint64_t address, uint32_t expected, uint32_t value);
 PYXEN_EXPORT int pyxen_machine_compare_exchange(struct pyxen_machine *machine, uint64_t address, uint64_t expected, uint64_t value);
 
 /* `state` belongs to the caller and must outlive the vCPU. NULL, and *error an engine error number, if there is not enough memory. */

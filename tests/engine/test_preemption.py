@@ -160,6 +160,23 @@ def test_atomic_operations_of_the_hypervisor(box: Sandbox) -> None:
     assert not box.engine.compare_exchange(DATA + 8, 1, 2)
     assert box.engine.compare_exchange(DATA + 8, 0, 2)
     assert box.read(DATA + 8) == 2
+    assert box.engine.clear_bits(DATA, 0xF << 40) == cpu.state.rcx | 0xFFFFFF << 40
+    assert box.read(DATA) == cpu.state.rcx | 0xFFFFF0 << 40
+
+
+def test_half_of_a_word_is_replaced_whatever_happens_to_the_other(box: Sandbox) -> None:
+    """The vCPU never stops changing the low half of a word; that must not make a replacement of the high half fail."""
+    cpu = box.cpu(assemble(f"mov rbx, {DATA}; 1: lock add dword ptr [rbx], 1; inc ecx; jmp 1b"))
+    thread = threading.Thread(target=cpu.run)
+    thread.start()
+    try:
+        for value in range(3000):
+            assert box.engine.compare_exchange32(DATA + 4, value, value + 1) == value
+        assert box.engine.compare_exchange32(DATA + 4, 7, 8) == 3000
+    finally:
+        cpu.kick()
+        thread.join()
+    assert box.read(DATA) == (cpu.state.rcx & 0xFFFFFFFF) | 3000 << 32
 
 
 @pytest.mark.parametrize("address", [-8, 3, 1 << 40])
@@ -168,6 +185,10 @@ def test_atomic_operations_outside_memory_are_refused(box: Sandbox, address: int
         box.engine.set_bits(address, 1)
     with pytest.raises(ValueError, match="64-bit word"):
         box.engine.compare_exchange(address, 0, 1)
+    with pytest.raises(ValueError, match="64-bit word"):
+        box.engine.clear_bits(address, 1)
+    with pytest.raises(ValueError, match="64-bit word"):
+        box.engine.compare_exchange32(address, 0, 1)
 
 
 def test_dirty_bits_never_undo_a_change_of_the_entry(box: Sandbox) -> None:

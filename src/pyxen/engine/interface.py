@@ -181,6 +181,12 @@ class Engine(Protocol):
     def set_bits(self, machine: int, mask: int) -> int:
         """Atomic OR of the 64-bit word at physical address ``machine``, against guests that run at this moment. -> the old value."""
 
+    def clear_bits(self, machine: int, mask: int) -> int:
+        """Atomic AND NOT of the 64-bit word at physical address ``machine``. -> the old value."""
+
+    def compare_exchange32(self, machine: int, expected: int, new: int) -> int:
+        """Atomic replacement of the 32-bit word at physical address ``machine`` if it is ``expected``. -> the old value."""
+
     def compare_exchange(self, machine: int, expected: int, new: int) -> bool:
         """Atomic replacement of the 64-bit word at physical address ``machine`` if it is ``expected``. -> whether it was."""
 

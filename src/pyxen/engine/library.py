@@ -18,6 +18,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_machine_free": (None, [c_void_p]),
     "pyxen_machine_has_code": (c_int, [c_void_p, c_uint64]),
     "pyxen_machine_set_bits": (c_uint64, [c_void_p, c_uint64, c_uint64]),
+    "pyxen_machine_clear_bits": (c_uint64, [c_void_p, c_uint64, c_uint64]),
+    "pyxen_machine_compare_exchange32": (c_uint32, [c_void_p, c_uint64, c_uint32, c_uint32]),
     "pyxen_machine_compare_exchange": (c_int, [c_void_p, c_uint64, c_uint64, c_uint64]),
     "pyxen_cpu_new": (c_void_p, [c_void_p, c_void_p, c_uint32, c_uint32, POINTER(c_int)]),
     "pyxen_cpu_free": (None, [c_void_p]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,22 @@ _DEPRIVILEGED = 2
 FXSAVE_BYTES = 512
 
 
+class Machine:
+    """One physical memory as the library knows it. Its vCPUs keep it alive."""
+
+    __slots__ = ("handle", "library")
+
+    def __init__(self, library: Library, memory_address: int, memory_bytes: int) -> None:
+        self.library = library
+        self.handle: int | None = library.quick.pyxen_machine_new(memory_address, memory_bytes)
+        if not self.handle:
+            raise EngineError("the CPU engine cannot be created: not enough memory")
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.library.quick.pyxen_machine_free(self.handle)
+
+
 class UnicornCpu:
     """One vCPU: a Unicorn instance of its own.
 
@@ -31,25 +48,27 @@ class UnicornCpu:
     the same under the kernel's and the user's root.
     """
 
-    __slots__ = ("_close", "_flush_page", "_handle", "_invalidate", "_kick", "_library", "_run", "run", "state")
+    __slots__ = ("_flush_page", "_handle", "_invalidate", "_kick", "_lock", "_machine", "_quick", "run", "state")
 
     #: Runs until the next exit; its ``ExitReason`` value. The bound C function itself, since this is the hottest call there is.
     run: Callable[[], int]
 
-    def __init__(self, library: Library, machine: int, flags: int, code_bytes: int) -> None:
+    def __init__(self, machine: Machine, flags: int, code_bytes: int) -> None:
+        quick = machine.library.quick
         self.state = CpuState()
         error = ctypes.c_int(0)
-        handle = library.quick.pyxen_cpu_new(machine, ctypes.addressof(self.state), flags, code_bytes, ctypes.byref(error))
+        handle = quick.pyxen_cpu_new(machine.handle, ctypes.addressof(self.state), flags, code_bytes, ctypes.byref(error))
         if not handle:
             raise EngineError(f"the CPU engine cannot create a vCPU (error {error.value}): is there enough memory?")
-        self._library = library
+        self._machine = machine
+        self._quick = quick
         self._handle: int | None = handle
-        # Functions with one pointer argument, already converted: ctypes then does the least it can for each call.
-        self._kick = library.quick.pyxen_cpu_kick
-        self._flush_page = library.quick.pyxen_cpu_flush_tlb_page
-        self._invalidate = library.quick.pyxen_cpu_invalidate_frame
-        run = library.run.pyxen_cpu_run
-        pointer = ctypes.c_void_p(handle)
+        self._lock = threading.Lock()  # close against kick and invalidate_frame, which other threads may be in
+        self._kick = quick.pyxen_cpu_kick
+        self._flush_page = quick.pyxen_cpu_flush_tlb_page
+        self._invalidate = quick.pyxen_cpu_invalidate_frame
+        run = machine.library.run.pyxen_cpu_run
+        pointer = ctypes.c_void_p(handle)  # converted once
 
         def run_cpu() -> int:
             return run(pointer)  # type: ignore[no-any-return]
@@ -57,34 +76,35 @@ class UnicornCpu:
         self.run = run_cpu
 
     def kick(self) -> None:
-        handle = self._handle
-        if handle:
-            self._kick(handle)
+        with self._lock:
+            if self._handle:
+                self._kick(self._handle)
 
     def flush_tlb_page(self, address: int) -> None:
         self._flush_page(self._handle, address)
 
     def invalidate_frame(self, mfn: int) -> None:
-        handle = self._handle
-        if handle:
-            self._invalidate(handle, mfn)
+        with self._lock:
+            if self._handle:
+                self._invalidate(self._handle, mfn)
 
     def read_fpu(self) -> bytes:
         image = (ctypes.c_uint8 * FXSAVE_BYTES)()
-        self._library.quick.pyxen_cpu_read_fpu(self._handle, image)
+        self._quick.pyxen_cpu_read_fpu(self._handle, image)
         return bytes(image)
 
     def write_fpu(self, image: bytes) -> None:
         if len(image) != FXSAVE_BYTES:
             raise ValueError(f"an FXSAVE image has {FXSAVE_BYTES} bytes, not {len(image)}")
-        if self._library.quick.pyxen_cpu_write_fpu(self._handle, (ctypes.c_uint8 * FXSAVE_BYTES).from_buffer_copy(image)):
+        if self._quick.pyxen_cpu_write_fpu(self._handle, (ctypes.c_uint8 * FXSAVE_BYTES).from_buffer_copy(image)):
             raise ValueError("the FXSAVE image sets reserved bits of MXCSR")
 
     def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle:
-            self.run = _closed
-            self._library.quick.pyxen_cpu_free(handle)
+        with self._lock:
+            handle, self._handle = self._handle, None
+            if handle:
+                self.run = _closed
+                self._quick.pyxen_cpu_free(handle)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -103,14 +123,14 @@ class UnicornEngine:
     def __init__(self, memory_address: int, memory_bytes: int) -> None:
         if memory_bytes <= 0 or memory_bytes % PAGE or memory_address % PAGE:
             raise ValueError("physical memory must be whole pages")
-        self._library = load_library()
-        self._quick = self._library.quick
-        machine = self._quick.pyxen_machine_new(memory_address, memory_bytes)
-        if not machine:
-            raise EngineError("the CPU engine cannot be created: not enough memory")
-        self._machine: int = machine
+        library = load_library()
+        self._machine = Machine(library, memory_address, memory_bytes)
+        self._handle = self._machine.handle
+        self._quick = library.quick
         self._words_end = memory_bytes - 7
         self._set_bits = self._quick.pyxen_machine_set_bits
+        self._clear_bits = self._quick.pyxen_machine_clear_bits
+        self._compare_exchange32 = self._quick.pyxen_machine_compare_exchange32
         self._compare_exchange = self._quick.pyxen_machine_compare_exchange
         self._has_code = self._quick.pyxen_machine_has_code
         self._tsc = self._quick.pyxen_tsc
@@ -118,28 +138,36 @@ class UnicornEngine:
 
     def create_cpu(self, *, exit_on_cpuid: bool, deprivileged: bool) -> VirtualCpu:
         flags = (_EXIT_ON_CPUID if exit_on_cpuid else 0) | (_DEPRIVILEGED if deprivileged else 0)
-        return UnicornCpu(self._library, self._machine, flags, CODE_BYTES)
+        return UnicornCpu(self._machine, flags, CODE_BYTES)
 
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         if self._query_cpu is None:
-            self._query_cpu = UnicornCpu(self._library, self._machine, 0, _CODE_BYTES_FOR_QUERIES)
+            self._query_cpu = UnicornCpu(self._machine, 0, _CODE_BYTES_FOR_QUERIES)
         registers = (ctypes.c_uint32 * 4)()
         self._quick.pyxen_cpu_cpuid(self._query_cpu._handle, leaf, subleaf, registers)
         return registers[0], registers[1], registers[2], registers[3]
 
     def has_translated_code(self, mfn: int) -> bool:
-        return self._has_code(self._machine, mfn) != 0  # type: ignore[no-any-return]
+        return self._has_code(self._handle, mfn) != 0  # type: ignore[no-any-return]
 
     def tsc(self) -> int:
         return self._tsc()  # type: ignore[no-any-return]
 
     def set_bits(self, machine: int, mask: int) -> int:
         self._check_word(machine)
-        return self._set_bits(self._machine, machine, mask)  # type: ignore[no-any-return]
+        return self._set_bits(self._handle, machine, mask)  # type: ignore[no-any-return]
+
+    def clear_bits(self, machine: int, mask: int) -> int:
+        self._check_word(machine)
+        return self._clear_bits(self._machine, machine, mask)  # type: ignore[no-any-return]
+
+    def compare_exchange32(self, machine: int, expected: int, new: int) -> int:
+        self._check_word(machine & ~4)
+        return self._compare_exchange32(self._machine, machine, expected, new)  # type: ignore[no-any-return]
 
     def compare_exchange(self, machine: int, expected: int, new: int) -> bool:
         self._check_word(machine)
-        return self._compare_exchange(self._machine, machine, expected, new) != 0  # type: ignore[no-any-return]
+        return self._compare_exchange(self._handle, machine, expected, new) != 0  # type: ignore[no-any-return]
 
     def _check_word(self, machine: int) -> None:
         if machine & 7 or not 0 <= machine < self._words_end:
