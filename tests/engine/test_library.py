@@ -36,7 +36,7 @@ def test_the_self_test_fails_on_an_engine_that_loses_kicks() -> None:
 
     class DeafEngine(unicorn_engine.UnicornEngine):
         def create_cpu(self, *, exit_on_cpuid: bool, deprivileged: bool) -> VirtualCpu:
-            cpu = Deaf(self._library, self._machine, 3, 1 << 20)
+            cpu = Deaf(self._machine, 3, 1 << 20)
             rescue = threading.Timer(0.2, lambda: unicorn_engine.UnicornCpu.kick(cpu))
             rescue.daemon = True
             rescue.start()
@@ -127,3 +127,31 @@ def test_a_cpu_takes_little_memory(box: Sandbox) -> None:
         assert cpu.run() == ExitReason.SYSCALL
     per_cpu = (resident_bytes() - before) // len(cpus)
     assert per_cpu < 4 << 20
+
+
+def test_a_machine_lives_as_long_as_its_cpus() -> None:
+    box = Sandbox(make_engine)
+    cpu = box.cpu(b"\x0f\x05")
+    box.engine = Sandbox(make_engine).engine
+    assert cpu.run() == ExitReason.SYSCALL
+    box.close()
+
+
+def test_kicks_while_cpus_are_closed(box: Sandbox) -> None:
+    current = [box.cpu()]
+    done = threading.Event()
+
+    def kick() -> None:
+        while not done.is_set():
+            current[0].kick()
+            current[0].invalidate_frame(1)
+
+    thread = threading.Thread(target=kick)
+    thread.start()
+    try:
+        for _ in range(100):
+            old, current[0] = current[0], box.cpu()
+            old.close()
+    finally:
+        done.set()
+        thread.join()

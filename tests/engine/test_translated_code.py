@@ -6,6 +6,7 @@ import threading
 
 from pyxen.engine.interface import ExitReason
 from pyxen.engine.sandbox import CODE, DATA, NO_EXECUTE, PAGE, PRESENT, USER, WRITE, Sandbox
+from pyxen.engine.unicorn_engine import UnicornCpu, UnicornEngine
 from tests.engine.assembler import assemble
 
 ALIAS = 0x600000
@@ -154,9 +155,6 @@ def test_code_changed_by_another_vcpu_at_the_same_time(box: Sandbox) -> None:
 
 def test_a_full_code_buffer_is_emptied(box: Sandbox) -> None:
     """More code than fits: a long slide of blocks in many frames, run several times under one small buffer."""
-    from pyxen.engine.library import load_library
-    from pyxen.engine.unicorn_engine import UnicornCpu, UnicornEngine
-
     assert isinstance(box.engine, UnicornEngine)
     block = assemble("inc rcx; lea rdx, [rdx + rcx]; xor rsi, rdx; jmp 1f; 1:")
     first, pages = 0x200000, 256
@@ -164,7 +162,7 @@ def test_a_full_code_buffer_is_emptied(box: Sandbox) -> None:
     box.load(code, first)
     for page in range(pages):
         box.map(first + page * PAGE, first + page * PAGE, PRESENT | USER)
-    cpu = UnicornCpu(load_library(), box.engine._machine, 2, 1 << 20)
+    cpu = UnicornCpu(box.engine._machine, 2, 1 << 20)
     try:
         model = box.cpu()
         for name in ("cr0", "cr3", "rsp", "dirty"):
