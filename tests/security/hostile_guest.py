@@ -1,0 +1,255 @@
+"""A guest that makes random hypercalls, chosen so that many of them get past the first checks."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+
+from pyxen.abi import xen
+from pyxen.hypervisor import (
+    callback_op,
+    event_channel_op,
+    grant_table_op,
+    hypercall_table,
+    memory_op,
+    mmu_ops,
+    sched_op,
+    vcpu_op,
+    xen_version,
+)
+from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.hypervisor.page_tables import NX, PRESENT, RW
+from pyxen.hypervisor.preemption import Preempted
+from pyxen.hypervisor.vcpu import Vcpu
+from tests.unit.hypervisor.machine import BASE, MASK64, PAGE, SmallDomain
+
+#: The pages that hold arguments; the guest never gives these frames away on purpose.
+ARGUMENT_PAGES = 8
+#: Frames that nothing maps at the beginning, so that they can become tables.
+LOOSE_FRAMES = 24
+#: A hypercall that wants to be continued more often is left unfinished, as when a vCPU is destroyed.
+MOST_CONTINUATIONS = 40
+
+EDGES = (0, 1, 2, 3, 4, 7, 8, 255, 511, 512, 513, 4095, 4096, 0x7FEF, 0x7FF0, 0x7FF2, 0xFFFF)
+WIDE_EDGES = (1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 47, (1 << 47) - 1, 1 << 62, 1 << 63, MASK64, MASK64 - 7, MASK64 - PAGE)
+
+_COMMANDS: dict[int, tuple[int, ...]] = {
+    xen.HYPERVISOR_event_channel_op: tuple(event_channel_op._OPERATIONS),
+    xen.HYPERVISOR_sched_op: tuple(sched_op._OPERATIONS),
+    xen.HYPERVISOR_vcpu_op: tuple(vcpu_op._OPERATIONS),
+    xen.HYPERVISOR_grant_table_op: tuple(grant_table_op._OPERATIONS),
+    xen.HYPERVISOR_memory_op: tuple(memory_op._OPERATIONS),
+    xen.HYPERVISOR_xen_version: tuple(xen_version._OPERATIONS),
+    xen.HYPERVISOR_callback_op: (0, 1),
+    xen.HYPERVISOR_physdev_op: tuple(range(32)),
+    xen.HYPERVISOR_nmi_op: (0, 1),
+    xen.HYPERVISOR_console_io: (0, 1),
+    xen.HYPERVISOR_vm_assist: (0, 1),
+    xen.HYPERVISOR_set_segment_base: (0, 1, 2, 3),
+    xen.HYPERVISOR_set_debugreg: tuple(range(9)),
+    xen.HYPERVISOR_get_debugreg: tuple(range(9)),
+}
+assert callback_op.callback_op
+_EXTENDED = tuple(mmu_ops._OPERATIONS)
+
+
+class HostileGuest:
+    """``log`` has the calls made, for a failure's report."""
+
+    def __init__(self, hypervisor: Hypervisor, victim: SmallDomain, dice: random.Random) -> None:
+        self.guest = SmallDomain(hypervisor, pages=96, vcpus=2)
+        self.dice = dice
+        self.loose = [self.guest.free_page() for _ in range(LOOSE_FRAMES)]
+        self.log: list[str] = []
+        guest, memory = self.guest, hypervisor.memory
+        self._frames: tuple[tuple[int, ...], ...] = (
+            tuple(guest.mfns[ARGUMENT_PAGES : guest.usable]),
+            tuple(self.loose),
+            tuple(self.loose),
+            (guest.l1, guest.l2, guest.l3, guest.l4),
+            (guest.domain.shared_info >> 12, *guest.domain.grant_table.frames),
+            (victim.mfns[0], victim.l1, victim.l4, victim.domain.shared_info >> 12),
+            (0, 1, hypervisor.gdt_frame, memory.total_frames - 1, memory.total_frames, (1 << 40) - 1, (1 << 52) - 1),
+        )
+        self._domids = (0x7FF0, 0x7FF0, guest.domid, 0, victim.domid, 77, 0x7FF2, 0x7FF4)
+        self._calls: tuple[Callable[[], tuple[int, tuple[int, ...]]], ...] = (
+            self._mmu_update,
+            self._mmu_update,
+            self._mmuext_op,
+            self._mmuext_op,
+            self._update_va_mapping,
+            self._descriptors,
+            self._command,
+            self._command,
+            self._command,
+            self._memory_op,
+            self._multicall,
+            self._anything,
+        )
+
+    # -- values ----------------------------------------------------------------------------------------------------
+    def _mfn(self) -> int:
+        return self.dice.choice(self.dice.choice(self._frames))
+
+    def _address(self) -> int:
+        """Mostly of mapped memory."""
+        kind = self.dice.randrange(12)
+        offset = self.dice.choice((0, 0, 8, 16, 64, 128, 4, 1, PAGE - 8, PAGE - 4, PAGE - 1))
+        if kind < 8:
+            return BASE + self.dice.randrange(ARGUMENT_PAGES) * PAGE + offset
+        if kind == 8:
+            return BASE + self.dice.randrange(520) * PAGE + offset
+        if kind == 9:
+            return self.dice.choice((0xFFFF_8000_0000_0000, 0xFFFF_8200_0000_0000, 0xFFFF_8800_0000_0000)) + offset
+        return self.dice.choice((*EDGES, *WIDE_EDGES))
+
+    def _value(self) -> int:
+        kind = self.dice.randrange(10)
+        if kind < 4:
+            return self.dice.randrange(12)
+        if kind < 5:
+            return self.dice.choice(EDGES)
+        if kind < 6:
+            return self.dice.choice(WIDE_EDGES)
+        if kind < 7:
+            return self._mfn()
+        if kind < 8:
+            return self._address()
+        if kind < 9:
+            return self.dice.choice(self._domids)
+        return self.dice.getrandbits(64)
+
+    def _entry(self) -> int:
+        flags = self.dice.choice((0, PRESENT, PRESENT | RW, 0x27, 0x25, 0x67, 0x65, 0x67 | NX, 0x167, 0xE7, 0x7F, 0x67 | 1 << 62, 0x67 | 1 << 58))
+        return self._mfn() << 12 & MASK64 | flags
+
+    def _descriptor(self) -> int:
+        """Often one of the ordinary ones."""
+        if self.dice.random() < 0.7:
+            return self.dice.choice((0, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x00AF9A000000FFFF, 0x00008C0000000000, 0x0000890000000067))
+        return self.dice.getrandbits(64)
+
+    def _put(self, data: bytes) -> int:
+        """Place an argument; now and then where it crosses a page, or nowhere. -> its address."""
+        address = BASE + self.dice.randrange(ARGUMENT_PAGES - 1) * PAGE + self.dice.choice((0, 0, 64, 1024, PAGE - 16, PAGE - 4))
+        memory = self.guest.hypervisor.memory
+        for index in range(0, len(data), PAGE):
+            # By machine address: the guest may have lost the mapping.
+            first = (address - BASE) // PAGE + index // PAGE
+            if first >= ARGUMENT_PAGES - 1:
+                break
+            self._store((address - BASE) % PAGE, first, data[index : index + PAGE])
+        assert memory
+        return self._address() if self.dice.random() < 0.03 else address
+
+    def _store(self, offset: int, pfn: int, data: bytes) -> None:
+        memory, mfns, domid = self.guest.hypervisor.memory, self.guest.mfns, self.guest.domid
+        for page, part in ((pfn, data[: PAGE - offset]), (pfn + 1, data[PAGE - offset :])):
+            mfn = mfns[page]
+            writable = memory.owner[mfn] == domid and self.guest.frames.type[mfn] in (0, 6)
+            if part and writable:
+                start = (mfn << 12) + (offset if page == pfn else 0)
+                memory.octets[start : start + len(part)] = part
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+    def _mmu_update(self) -> tuple[int, tuple[int, ...]]:
+        count = self.dice.choice((1, 2, 5, 20))
+        updates = bytearray()
+        for _ in range(count):
+            command = self.dice.choice((0, 0, 0, 1, 2, 3, 4))
+            pointer = self._mfn() << 12 & MASK64 | self.dice.choice((self.dice.randrange(512) * 8, 256 * 8, 260 * 8, 4)) | command
+            updates += struct.pack("<2Q", pointer, self._entry() if command != 1 else self._value())
+        return xen.HYPERVISOR_mmu_update, (self._put(bytes(updates)), self._count(count), self._done(), self._foreign())
+
+    def _mmuext_op(self) -> tuple[int, tuple[int, ...]]:
+        count = self.dice.choice((1, 1, 3))
+        operations = bytearray()
+        for _ in range(count):
+            command = self.dice.choice(_EXTENDED) if self.dice.random() < 0.95 else self._value() & 0xFFFFFFFF
+            first = self._mfn() if self.dice.random() < 0.8 else self._address()
+            second = self.dice.choice((self._mfn(), self._address(), self._value()))
+            operations += struct.pack("<IIQQ", command, self.dice.getrandbits(32), first, second)
+        return xen.HYPERVISOR_mmuext_op, (self._put(bytes(operations)), self._count(count), self._done(), self._foreign())
+
+    def _update_va_mapping(self) -> tuple[int, tuple[int, ...]]:
+        address = BASE + self.dice.randrange(ARGUMENT_PAGES, 512) * PAGE if self.dice.random() < 0.9 else self._address()
+        return xen.HYPERVISOR_update_va_mapping, (address, self._entry(), self.dice.choice((0, 1, 2, 5, 6, self._address() & ~3 | 1)))
+
+    def _descriptors(self) -> tuple[int, tuple[int, ...]]:
+        if self.dice.random() < 0.4:
+            return xen.HYPERVISOR_update_descriptor, (self._mfn() << 12 & MASK64 | self.dice.randrange(512) * 8, self._descriptor())
+        if self.dice.random() < 0.3:
+            traps = b"".join(struct.pack("<BBHIQ", self._value() & 255, self._value() & 255, 0, 0, self._address()) for _ in range(5))
+            return xen.HYPERVISOR_set_trap_table, (self._put(traps + bytes(16)),)
+        pages = self.dice.choice((0, 1, 2, 14, 15))
+        frames = self._put(struct.pack(f"<{pages}Q", *(self._mfn() for _ in range(pages))))
+        return xen.HYPERVISOR_set_gdt, (frames, self.dice.choice((pages * 512, 512, 1, 0, 7168, 7169, self._value())))
+
+    def _command(self) -> tuple[int, tuple[int, ...]]:
+        """One of the hypercalls with sub-commands and a structure."""
+        number = self.dice.choice(tuple(_COMMANDS))
+        command = self.dice.choice(_COMMANDS[number]) if self.dice.random() < 0.95 else self._value()
+        structure = self._put(self._structure())
+        if number in (xen.HYPERVISOR_vcpu_op, xen.HYPERVISOR_console_io):
+            return number, (command, self.dice.choice((0, 1, 1, self._value())), structure)
+        if number in (xen.HYPERVISOR_vm_assist, xen.HYPERVISOR_set_segment_base, xen.HYPERVISOR_set_debugreg):
+            return number, (command, self._value())
+        return number, (command, structure if self.dice.random() < 0.95 else self._value(), self.dice.choice((1, 1, 1, self._value())))
+
+    def _memory_op(self) -> tuple[int, tuple[int, ...]]:
+        count = self.dice.choice((0, 1, 3, 10, 700))
+        extents = self._put(struct.pack(f"<{count}Q", *(self._mfn() for _ in range(count))))
+        reservation = struct.pack(
+            "<QQIIHxxxxxx", extents, self._count(count), self.dice.choice((0, 0, 0, 1, 9, 10)), 0, self.dice.choice(self._domids)
+        )
+        command = self.dice.choice((0, 1, 1, 6)) | (self.dice.choice((0, 0, 0, 1, self._value())) << 6)
+        return xen.HYPERVISOR_memory_op, (command & MASK64, self._put(reservation))
+
+    def _multicall(self) -> tuple[int, tuple[int, ...]]:
+        count = self.dice.choice((1, 4))
+        entries = bytearray()
+        for _ in range(count):
+            number, arguments = self.dice.choice(self._calls)()
+            entries += struct.pack("<8Q", number, 0, *arguments, *[0] * (6 - len(arguments)))
+        return xen.HYPERVISOR_multicall, (self._put(bytes(entries)), self._count(count))
+
+    def _anything(self) -> tuple[int, tuple[int, ...]]:
+        numbers = [entry.number for entry in hypercall_table.HYPERCALLS]
+        number = self.dice.choice(numbers) if self.dice.random() < 0.9 else self._value()
+        return number, tuple(self._value() for _ in range(6))
+
+    def _structure(self) -> bytes:
+        """Fields of 16, 32 and 64 bits with values that could be meant."""
+        size = self.dice.choice((2, 4, 4, 4, 8, 8))
+        form = {2: "H", 4: "I", 8: "Q"}[size]
+        return b"".join(struct.pack("<" + form, self._value() & (1 << 8 * size) - 1) for _ in range(64 // size))
+
+    def _count(self, count: int) -> int:
+        return count if self.dice.random() < 0.9 else self.dice.choice((0, count + 600, 1 << 31 | count, (1 << 31) - 1, self._value()))
+
+    def _done(self) -> int:
+        return 0 if self.dice.random() < 0.6 else self._address()
+
+    def _foreign(self) -> int:
+        return 0x7FF0 if self.dice.random() < 0.9 else self.dice.choice((*self._domids, (self.guest.domid + 1) << 16 | 0x7FF0, self._value()))
+
+    # -- making them -------------------------------------------------------------------------------------------------
+    def act(self) -> None:
+        """One random hypercall."""
+        number, arguments = self.dice.choice(self._calls)()
+        vcpu = self.guest.domain.vcpus[0]
+        self.log.append(f"{hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number}{tuple(map(hex, arguments))}")
+        make_hypercall(self.guest.hypervisor, vcpu, number, arguments)
+
+
+def make_hypercall(hypervisor: Hypervisor, vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int | None:
+    """With the hypervisor's lock, and continued within reason. -> the result, None if it was left unfinished."""
+    registers = [*arguments, *[0] * (6 - len(arguments))]
+    for _ in range(MOST_CONTINUATIONS):
+        with hypervisor.lock:
+            try:
+                return hypercall_table.call(vcpu, number, tuple(registers))
+            except Preempted as continuation:
+                registers[: len(continuation.arguments)] = continuation.arguments
+    return None

@@ -1,0 +1,56 @@
+"""Random hypercalls of a hostile guest: whatever it asks, it gets an answer; no reference is ever miscounted; another domain notices nothing.
+
+The seeds are fixed. PYXEN_LONG=1 takes many more, from a base that PYXEN_SEED names.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from pyxen.hypervisor.hypervisor import Hypervisor
+from tests.security.hostile_guest import HostileGuest
+from tests.unit.hypervisor import invariants
+from tests.unit.hypervisor.machine import PAGE, SmallDomain, new_machine
+
+LONG = bool(os.environ.get("PYXEN_LONG"))
+SEED = int(os.environ.get("PYXEN_SEED", "1"))
+RUNS = 400 if LONG else 12
+CALLS = 1000 if LONG else 400
+CHECK_EVERY = 50
+SHOWN_CALLS = 8
+
+
+@pytest.fixture
+def machine() -> Iterator[Hypervisor]:
+    hypervisor = new_machine()
+    yield hypervisor
+    hypervisor.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.parametrize("seed", range(SEED, SEED + RUNS))
+def test_hostile_guest(machine: Hypervisor, seed: int) -> None:
+    free = machine.memory.free_frames
+    victim = SmallDomain(machine)
+    secret = bytes(range(256)) * 16
+    victim.write(victim.at(1), secret)
+    before = machine.memory.tables[victim.mfns].copy()
+    hostile = HostileGuest(machine, victim, random.Random(seed))
+    try:
+        for number in range(CALLS):
+            hostile.act()
+            if number % CHECK_EVERY == CHECK_EVERY - 1:
+                invariants.check(machine)
+    except Exception as error:
+        pytest.fail(f"seed {seed}, call {number}: {error!r}; the last calls were\n" + "\n".join(hostile.log[-SHOWN_CALLS:]))
+    assert victim.read(victim.at(1), PAGE) == secret
+    assert (machine.memory.tables[victim.mfns] == before).all()
+    hostile.guest.destroy()
+    invariants.check(machine)
+    victim.destroy()
+    assert machine.memory.free_frames == free
