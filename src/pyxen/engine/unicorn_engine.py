@@ -159,11 +159,11 @@ class UnicornEngine:
 
     def clear_bits(self, machine: int, mask: int) -> int:
         self._check_word(machine)
-        return self._clear_bits(self._machine, machine, mask)  # type: ignore[no-any-return]
+        return self._clear_bits(self._handle, machine, mask)  # type: ignore[no-any-return]
 
     def compare_exchange32(self, machine: int, expected: int, new: int) -> int:
         self._check_word(machine & ~4)
-        return self._compare_exchange32(self._machine, machine, expected, new)  # type: ignore[no-any-return]
+        return self._compare_exchange32(self._handle, machine, expected, new)  # type: ignore[no-any-return]
 
     def compare_exchange(self, machine: int, expected: int, new: int) -> bool:
         self._check_word(machine)
