@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.configuration.errors import ConfigError, ConfigWarning, Place, UnsupportedError
 from pyxen.toolstack.configuration.other_keys import DEPRECATED_KEYS, FULLY_VIRTUALISED_KEYS, IGNORED_KEYS, UNSUPPORTED_KEYS
-from pyxen.toolstack.configuration.syntax import Atom, ListValue, Settings, Value
+from pyxen.toolstack.configuration.syntax import KEY, Atom, ListValue, Settings, Value
 from pyxen.toolstack.configuration.values import Choice, Cpus, Flag, Integer, Name, Specifications, Text, Texts, Uuid, ValueType
 from pyxen.toolstack.configuration.vif import VifSpecification
 
@@ -86,7 +86,9 @@ class DomainConfig:
         settings = Settings(source)
         place = Place(source)
         for key, item in untrusted_mapping.items():
-            settings.assign(str(key), _value(item, str(key), place), place)
+            if not isinstance(key, str) or not KEY.fullmatch(key):
+                raise ConfigError(place, f"{key!a} is no key of a configuration")
+            settings.assign(key, _value(item, key, place), place)
         return cls.read(settings)
 
     def to_mapping(self) -> dict[str, Any]:

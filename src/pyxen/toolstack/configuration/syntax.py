@@ -38,6 +38,9 @@ class ListValue:
 
 Value = Atom | ListValue
 
+#: What a key looks like.
+KEY = re.compile(r"[a-z_][a-z_0-9.]*")
+
 
 class Settings:
     """The assignments of one or more configuration texts, in the order of the keys' first appearance."""
