@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pyxen.abi.xen import VIRQ_DEBUG
 from pyxen.engine.interface import ExitReason
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def _help(hypervisor: Hypervisor) -> None:
 
 
 def _domains(hypervisor: Hypervisor) -> None:
+    """Guests are asked for their own state, too (VIRQ_DEBUG)."""
     for domain in hypervisor.domains():
         flags = f"paused {domain.pause_count}, shut down {domain.is_shut_down}, dying {domain.dying}"
         hypervisor.log(f"General information for domain {domain.domid}: {flags}")
@@ -34,6 +36,7 @@ def _domains(hypervisor: Hypervisor) -> None:
         exits = ", ".join(f"{ExitReason(index).name.lower()} {count}" for index, count in enumerate(domain.exits) if count)
         hypervisor.log(f"    exits: {exits or 'none'}")
         for vcpu in domain.vcpus:
+            domain.event_channels.send_virq(vcpu, VIRQ_DEBUG)
             state = "blocked" if vcpu.blocked else "running" if vcpu.runnable else "off"
             hypervisor.log(f"    vCPU {vcpu.vcpu_id}: {state}, online {vcpu.online}, events masked {vcpu.events_masked}")
 
@@ -41,11 +44,9 @@ def _domains(hypervisor: Hypervisor) -> None:
 def _event_channels(hypervisor: Hypervisor) -> None:
     for domain in hypervisor.domains():
         hypervisor.log(f"Event channel information for domain {domain.domid}:")
-        for port, channel in sorted(domain.event_channels.ports().items()):
-            pending = domain.shared_info and domain.event_channels.is_pending(port)
-            hypervisor.log(
-                f"    port {port}: state {channel.state} vCPU {channel.vcpu_id} remote {channel.remote_domid} pending {bool(pending)}"
-            )
+        hypervisor.log("    port [pending/masked/ABI]: state, notified vCPU, domain and port of the other end, VIRQ")
+        for port in sorted(domain.event_channels.ports()):
+            hypervisor.log(f"    {port:4d} {domain.event_channels.describe(port)}")
 
 
 def _registers(hypervisor: Hypervisor) -> None:

@@ -85,6 +85,7 @@ class Dom0:
                     vcpu.cpu.close()
             self._affinity = {key: value for key, value in self._affinity.items() if key[0] != domid}
             domain.stopped = True
+            domain.event_channels.destroy()
             self._finish_if_dead(domain)
 
     def _finish_if_dead(self, domain: Domain) -> None:

@@ -5,8 +5,8 @@ of the devices that a Linux Domain 0 gives its programs: privcmd (domctl, sysctl
 Every refusal is a ``HypercallError`` that carries Xen's errno.
 
 Threads: every method may be called from any thread. Handlers given to ``bind_*`` run with the hypervisor lock held, on the
-thread that caused the event: they must not block and must not call back into this interface; an asyncio user passes
-``lambda: loop.call_soon_threadsafe(...)``.
+thread that caused the event: they must not block and must not call back into this interface; an asyncio user hands over by
+``loop.call_soon_threadsafe``, and does so once for any number of events till its turn comes: a guest may send without end.
 """
 
 from __future__ import annotations

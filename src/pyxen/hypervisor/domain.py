@@ -166,31 +166,6 @@ class Domain:
         """A frame is about to become a descriptor page."""
         descriptors.validate_page(self.hypervisor.memory.tables[mfn], mfn)
 
-    # -- bits that the guest changes at the same time -----------------------------------------------------------------
-    def _bit(self, offset: int, number: int) -> tuple[int, int]:
-        return self.shared_info + offset + (number >> 6 << 3), 1 << (number & 63)
-
-    def set_shared_bit(self, offset: int, number: int) -> bool:
-        """Atomically set a bit in the shared info page. -> its old value."""
-        address, bit = self._bit(offset, number)
-        return bool(self.hypervisor.engine.set_bits(address, bit) & bit)
-
-    def clear_shared_bit(self, offset: int, number: int) -> bool:
-        """Atomically clear a bit. -> its old value."""
-        address, bit = self._bit(offset, number)
-        words = self.hypervisor.memory.words
-        while True:
-            old = words[address >> 3]
-            if not old & bit:
-                return False
-            if self.hypervisor.engine.compare_exchange(address, old, old & ~bit):
-                return True
-
-    def test_shared_bit(self, offset: int, number: int) -> bool:
-        """Whether a bit is set."""
-        address, bit = self._bit(offset, number)
-        return bool(self.hypervisor.memory.words[address >> 3] & bit)
-
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
     def count_hypercall(self, number: int) -> None:
         """One more hypercall of this number. The table is bounded: numbers outside Xen's range count as one."""
@@ -291,7 +266,7 @@ class Domain:
             vcpu.stop_timers()
         for timer in self.watchdogs.values():
             timer.cancel()
-        self.event_channels.reset()
+        self.event_channels.destroy()
         memory, frames = hypervisor.memory, hypervisor.frames
         owned: Frames = np.flatnonzero(memory.owners == self.domid).astype(np.uint64)
         frames.flags_array[owned] = 0

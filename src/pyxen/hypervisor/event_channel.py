@@ -1,73 +1,66 @@
-"""Event channels: Xen's interrupts between domains, the 2-level ABI (event_channel.h, Xen's common/event_channel.c).
+"""Event channels: Xen's interrupts between domains (event_channel.h, Xen's common/event_channel.c).
 
-One ``EventChannels`` per domain. A port of Domain 0's embedded control domain has a Python handler instead of bits in a shared page.
+One ``EventChannels`` per domain: which ports are open, and what they are bound to. How an event gets to the guest is the business of a
+``Delivery``: the 2-level or the FIFO ABI, or handlers for the embedded Domain 0.
 All methods are called with the hypervisor lock held; refusals are ``HypercallError``.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pyxen.abi.event_channel import (
-    EVTCHNSTAT_closed,
     EVTCHNSTAT_interdomain,
     EVTCHNSTAT_ipi,
     EVTCHNSTAT_unbound,
     EVTCHNSTAT_virq,
 )
-from pyxen.abi.xen import NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU, shared_info
+from pyxen.abi.xen import NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU
 from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError
+from pyxen.hypervisor.event_channel_delivery import Channel, Delivery, HandlerDelivery
+from pyxen.hypervisor.event_channel_ports import FreePorts
+from pyxen.hypervisor.event_fifo import FifoDelivery
+from pyxen.hypervisor.event_two_level import TwoLevelDelivery
 from pyxen.hypervisor.hooks import EventSent
+from pyxen.hypervisor.preemption import BUDGET
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
     from pyxen.hypervisor.vcpu import Vcpu
 
-MAX_PORTS_2LEVEL = 4096
-PENDING_OFFSET: int = shared_info.evtchn_pending.offset
-MASK_OFFSET: int = shared_info.evtchn_mask.offset
-PENDING_SELECTOR_OFFSET = 8  # vcpu_info.evtchn_pending_sel
 #: VIRQs that each vCPU binds for itself (virq_is_global answers false).
 PER_VCPU_VIRQS = frozenset((VIRQ_TIMER, VIRQ_DEBUG, VIRQ_XENOPROF, VIRQ_XENPMU))
-
-
-class Channel:
-    """One port. ``remote_port`` counts when the state is interdomain; ``virq`` when it is virq."""
-
-    __slots__ = ("handler", "port", "remote", "remote_domid", "remote_port", "state", "vcpu_id", "virq")
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.state: int = EVTCHNSTAT_closed
-        self.vcpu_id = 0
-        self.virq = 0
-        self.remote_domid = 0
-        self.remote_port = 0
-        self.remote: EventChannels | None = None
-        self.handler: Callable[[], None] | None = None
+#: PIRQ numbers that Xen lets a domain without hardware name at all: the 16 of the old interrupt controllers and extra_guest_irqs.
+NR_PIRQS = 16 + 32
 
 
 class EventChannels:
-    """The ports of one domain. Port 0 is never valid."""
+    """The ports of one domain. Port 0 is never open."""
 
     def __init__(self, domain: Domain, max_port: int) -> None:
         self._domain = domain
-        self._max_port = min(max_port, MAX_PORTS_2LEVEL - 1)
+        self._max_port = max_port
         self._ports: dict[int, Channel] = {}
-        self._next = 1
+        self._free = FreePorts()
+        self._delivery: Delivery = TwoLevelDelivery(domain) if domain.domid else HandlerDelivery(domain)
 
     # -- ports -----------------------------------------------------------------------------------------------------
-    def _new(self) -> Channel:
-        """The lowest closed port. ENOSPC when all are in use."""
-        port = self._next
-        while port in self._ports:
-            port += 1
-        if port > self._max_port:
+    def _take_port(self) -> int:
+        """ENOSPC when all are in use; EINVAL when the domain is dying."""
+        if self._domain.dying:
+            raise HypercallError(errno.EINVAL, f"domain {self._domain.domid} is dying")
+        port = self._free.take(min(self._max_port, self._delivery.ports - 1), self._delivery.is_busy)
+        if port is None:
             raise HypercallError(errno.ENOSPC, "no free event-channel port")
-        self._next = port + 1
+        return port
+
+    def _open(self, port: int, state: int) -> Channel:
         channel = self._ports[port] = Channel(port)
+        channel.state = state
+        self._delivery.opened(channel)
         return channel
 
     def _existing(self, port: int) -> Channel:
@@ -76,8 +69,18 @@ class EventChannels:
             raise HypercallError(errno.EINVAL, f"port {port} is closed")
         return channel
 
+    def _check_valid(self, port: int) -> None:
+        """EINVAL for a number that is no port yet, open or closed."""
+        if not 0 <= port < self._free.valid:
+            raise HypercallError(errno.EINVAL, f"no port {port}")
+
     def _domain_named(self, domid: int) -> Domain:
         return self._domain if domid == DOMID_SELF else self._domain.hypervisor.domain(domid)
+
+    def _vcpu(self, vcpu_id: int) -> Vcpu:
+        if not 0 <= vcpu_id < len(self._domain.vcpus):
+            raise HypercallError(errno.ENOENT, f"no vCPU {vcpu_id}")
+        return self._domain.vcpus[vcpu_id]
 
     def ports(self) -> dict[int, Channel]:
         """Open ports by number."""
@@ -85,9 +88,8 @@ class EventChannels:
 
     # -- operations --------------------------------------------------------------------------------------------------
     def alloc_unbound(self, remote_domid: int) -> int:
-        """EVTCHNOP_alloc_unbound, for a domain that need not exist yet. -> port. ENOSPC."""
-        channel = self._new()
-        channel.state = EVTCHNSTAT_unbound
+        """EVTCHNOP_alloc_unbound. -> port. There need not be a domain of that id yet. ENOSPC."""
+        channel = self._open(self._take_port(), EVTCHNSTAT_unbound)
         channel.remote_domid = self._domain.domid if remote_domid == DOMID_SELF else remote_domid
         return channel.port
 
@@ -95,18 +97,19 @@ class EventChannels:
         """EVTCHNOP_bind_interdomain. -> local port, which is pending at once, as on Xen. EINVAL, ESRCH, ENOSPC."""
         remote_domain = self._domain_named(remote_domid)
         remote = remote_domain.event_channels
+        port = self._take_port()
         theirs = remote._ports.get(remote_port)
         if theirs is None or theirs.state != EVTCHNSTAT_unbound or theirs.remote_domid != self._domain.domid:
+            self._free.give_back(port)
             raise HypercallError(
                 errno.EINVAL, f"port {remote_port} of domain {remote_domain.domid} is not open to domain {self._domain.domid}"
             )
-        channel = self._new()
-        channel.state = theirs.state = EVTCHNSTAT_interdomain
+        channel = self._open(port, EVTCHNSTAT_interdomain)
         channel.handler = handler
         channel.remote, channel.remote_port, channel.remote_domid = remote, remote_port, remote_domain.domid
-        theirs.remote, theirs.remote_port = self, channel.port
+        theirs.state, theirs.remote, theirs.remote_port = EVTCHNSTAT_interdomain, self, port
         self._make_pending(channel, remote_domain.domid)
-        return channel.port
+        return port
 
     def bind_virq(self, virq: int, vcpu_id: int) -> int:
         """EVTCHNOP_bind_virq. -> port. EINVAL, ENOENT, EEXIST."""
@@ -115,17 +118,23 @@ class EventChannels:
         vcpu = self._vcpu(vcpu_id)
         if virq in vcpu.virqs:
             raise HypercallError(errno.EEXIST, f"VIRQ {virq} is bound already")
-        channel = self._new()
-        channel.state, channel.virq, channel.vcpu_id = EVTCHNSTAT_virq, virq, vcpu_id
+        channel = self._open(self._take_port(), EVTCHNSTAT_virq)
+        channel.virq, channel.vcpu_id = virq, vcpu_id
         vcpu.virqs[virq] = channel.port
         return channel.port
 
     def bind_ipi(self, vcpu_id: int) -> int:
         """EVTCHNOP_bind_ipi. -> port. ENOENT."""
         self._vcpu(vcpu_id)
-        channel = self._new()
-        channel.state, channel.vcpu_id = EVTCHNSTAT_ipi, vcpu_id
+        channel = self._open(self._take_port(), EVTCHNSTAT_ipi)
+        channel.vcpu_id = vcpu_id
         return channel.port
+
+    def bind_pirq(self, pirq: int) -> int:
+        """EVTCHNOP_bind_pirq, for a domain without hardware. EINVAL for a number that is no PIRQ, EPERM for all others."""
+        if pirq >= NR_PIRQS:
+            raise HypercallError(errno.EINVAL, f"no PIRQ {pirq}")
+        raise HypercallError(errno.EPERM, f"PIRQ {pirq} is not domain {self._domain.domid}'s")
 
     def bind_vcpu(self, port: int, vcpu_id: int) -> None:
         """EVTCHNOP_bind_vcpu. EINVAL for per-vCPU ports, ENOENT."""
@@ -139,18 +148,20 @@ class EventChannels:
         """EVTCHNOP_close. The other end of an interdomain channel becomes unbound. EINVAL."""
         channel = self._existing(port)
         if channel.state == EVTCHNSTAT_virq:
-            # Not only on its vCPU: a global VIRQ stays registered where it was bound, wherever EVTCHNOP_bind_vcpu sends it.
-            for vcpu in self._domain.vcpus:
-                if vcpu.virqs.get(channel.virq) == port:
-                    del vcpu.virqs[channel.virq]
-        elif channel.state == EVTCHNSTAT_interdomain and channel.remote is not None:
+            del self._virq_owner(channel).virqs[channel.virq]
+        self._detach_peer(channel)
+        del self._ports[port]
+        self._delivery.clear_pending(channel)
+        self._free.give_back(port)
+
+    def _virq_owner(self, channel: Channel) -> Vcpu:
+        """A global VIRQ stays vCPU 0's, whichever vCPU it notifies."""
+        return self._domain.vcpus[channel.vcpu_id if channel.virq in PER_VCPU_VIRQS else 0]
+
+    def _detach_peer(self, channel: Channel) -> None:
+        if channel.state == EVTCHNSTAT_interdomain and channel.remote is not None:
             theirs = channel.remote._ports[channel.remote_port]
             theirs.state, theirs.remote, theirs.remote_domid = EVTCHNSTAT_unbound, None, self._domain.domid
-        del self._ports[port]
-        self._next = min(self._next, port)
-        if self._domain.shared_info:
-            # The mask stays as the guest has set it, for the port's next use.
-            self._domain.clear_shared_bit(PENDING_OFFSET, port)
 
     def send(self, port: int) -> None:
         """EVTCHNOP_send. EINVAL for a port that can't send."""
@@ -163,21 +174,74 @@ class EventChannels:
             raise HypercallError(errno.EINVAL, f"port {port} is no port to send on")
 
     def status(self, port: int) -> Channel:
-        """EVTCHNOP_status: the channel, a closed one for a closed port. EINVAL beyond the ABI's range."""
-        if not 0 <= port <= self._max_port:
-            raise HypercallError(errno.EINVAL, f"no port {port}")
+        """EVTCHNOP_status: the channel, a closed one for a closed port. EINVAL for a number that is no port yet."""
+        self._check_valid(port)
         return self._ports.get(port) or Channel(port)
 
     def unmask(self, port: int) -> None:
-        """EVTCHNOP_unmask: clear the mask; an event that was pending is delivered. EINVAL."""
-        channel = self._existing(port)
-        if self._domain.clear_shared_bit(MASK_OFFSET, port) and self._domain.test_shared_bit(PENDING_OFFSET, port):
-            self._notify(self._domain.vcpus[channel.vcpu_id], port)
+        """EVTCHNOP_unmask: clear the mask; an event that was pending is delivered. Nothing happens to a closed port. EINVAL."""
+        self._check_valid(port)
+        channel = self._ports.get(port)
+        if channel is not None:
+            self._delivery.unmask(channel)
 
-    def reset(self) -> None:
-        """EVTCHNOP_reset: close everything."""
-        for port in list(self._ports):
+    def reset(self) -> bool:
+        """EVTCHNOP_reset: close everything and go back to the 2-level ABI. -> False: there is more to do, call again."""
+        for port in list(itertools.islice(self._ports, BUDGET)):
             self.close(port)
+        if self._ports:
+            return False
+        self._use_two_level()
+        return True
+
+    def _use_two_level(self) -> None:
+        if isinstance(self._delivery, FifoDelivery):
+            self._delivery.release()
+            self._delivery = TwoLevelDelivery(self._domain)
+            self._free.release_busy()
+
+    def destroy(self) -> None:
+        """The domain dies: all ports are closed at once. Other domains' ends become unbound, and events sent there are dropped."""
+        for channel in self._ports.values():
+            if channel.remote is not self:
+                self._detach_peer(channel)
+        self._ports.clear()
+        for vcpu in self._domain.vcpus:
+            vcpu.virqs.clear()
+        self._use_two_level()
+
+    # -- the FIFO ABI ------------------------------------------------------------------------------------------------
+    def init_control(self, vcpu_id: int, mfn: int, offset: int) -> None:
+        """EVTCHNOP_init_control: the first one changes the domain to the FIFO ABI, and pending events are carried over. ENOENT, EINVAL."""
+        vcpu = self._vcpu(vcpu_id)
+        before = self._delivery
+        if isinstance(before, FifoDelivery):
+            before.set_control_block(vcpu, mfn, offset)
+            return
+        fifo = FifoDelivery(self._domain)
+        fifo.set_control_block(vcpu, mfn, offset)
+        for channel in self._ports.values():
+            if before.is_pending(channel.port):
+                before.clear_pending(channel)
+                fifo.take_over(channel)
+        self._delivery = fifo
+
+    def expand_array(self, mfn: int) -> None:
+        """EVTCHNOP_expand_array. EOPNOTSUPP with the 2-level ABI, ENOSPC, EINVAL."""
+        if not isinstance(self._delivery, FifoDelivery):
+            raise HypercallError(errno.EOPNOTSUPP, "there is no event array in the 2-level ABI")
+        self._delivery.expand_array(mfn)
+
+    def set_priority(self, port: int, priority: int) -> None:
+        """EVTCHNOP_set_priority. ENOSYS with the 2-level ABI, EINVAL, EACCES for a closed port."""
+        self._check_valid(port)
+        if port not in self._ports and isinstance(self._delivery, FifoDelivery):
+            raise HypercallError(errno.EACCES, f"port {port} is closed")
+        self._delivery.set_priority(port, priority)
+
+    def held_frames(self) -> Iterator[int]:
+        """MFNs on which the FIFO ABI holds a general and a writable reference, as often as it does."""
+        return self._delivery.held_frames() if isinstance(self._delivery, FifoDelivery) else iter(())
 
     # -- delivery ----------------------------------------------------------------------------------------------------
     def send_virq(self, vcpu: Vcpu, virq: int) -> None:
@@ -190,36 +254,19 @@ class EventChannels:
         hooks = self._domain.hypervisor.hooks
         if hooks.event_sent:
             hooks.publish(hooks.event_sent, EventSent(self._domain.domid, channel.port, source))
-        if channel.handler is not None:
-            self._domain.hypervisor.call_domain0(channel.handler)
-            return
-        if not self._domain.shared_info:
-            return
-        if self._domain.set_shared_bit(PENDING_OFFSET, channel.port):
-            return
-        vcpu = self._domain.vcpus[channel.vcpu_id]
-        if not self._domain.test_shared_bit(MASK_OFFSET, channel.port):
-            self._notify(vcpu, channel.port)
-        self._wake_pollers(channel.port)
-
-    def _notify(self, vcpu: Vcpu, port: int) -> None:
-        """Set the selector bit and the upcall byte, and get the vCPU to look (vcpu_mark_events_pending)."""
-        self._domain.hypervisor.engine.set_bits(vcpu.info + PENDING_SELECTOR_OFFSET, 1 << (port >> 6))
-        vcpu.octets[vcpu.info] = 1
-        if vcpu.octets[vcpu.info + 1] and not vcpu.blocked:
-            return
-        vcpu.wake()
-
-    def _wake_pollers(self, port: int) -> None:
-        for vcpu in self._domain.vcpus:
-            if port in vcpu.polled_ports:
-                vcpu.wake()
+        self._delivery.set_pending(channel)
 
     def is_pending(self, port: int) -> bool:
-        """Whether the port's pending bit is set."""
-        return self._domain.test_shared_bit(PENDING_OFFSET, port)
+        """Whether the port is open and pending."""
+        return port in self._ports and self._delivery.is_pending(port)
 
-    def _vcpu(self, vcpu_id: int) -> Vcpu:
-        if not 0 <= vcpu_id < len(self._domain.vcpus):
-            raise HypercallError(errno.ENOENT, f"no vCPU {vcpu_id}")
-        return self._domain.vcpus[vcpu_id]
+    def describe(self, port: int) -> str:
+        """State of an open port for the log, as Xen's debug key e writes it."""
+        channel, delivery = self._ports[port], self._delivery
+        flags = f"{delivery.is_pending(port):d}/{delivery.is_masked(port):d}/{delivery.describe(port)}"
+        peer = {
+            EVTCHNSTAT_unbound: f" d={channel.remote_domid}",
+            EVTCHNSTAT_interdomain: f" d={channel.remote_domid} p={channel.remote_port}",
+            EVTCHNSTAT_virq: f" v={channel.virq}",
+        }.get(channel.state, "")
+        return f"[{flags}]: s={channel.state} n={channel.vcpu_id}{peer}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import event_channel as abi
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.dom0_interface import HypercallError
+from pyxen.hypervisor.preemption import Preempted
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -54,9 +54,9 @@ def _bind_ipi(vcpu: Vcpu, argument: int) -> None:
 
 
 def _bind_pirq(vcpu: Vcpu, argument: int) -> None:
-    """A domain without hardware has no PIRQs (is_hardware or mapped IRQ needed)."""
-    guest_access.read_structure(vcpu, argument, abi.evtchn_bind_pirq)
-    raise HypercallError(errno.EPERM, "PIRQ of a domain without hardware")
+    op = guest_access.read_structure(vcpu, argument, abi.evtchn_bind_pirq)
+    op.port = vcpu.domain.event_channels.bind_pirq(op.pirq)
+    guest_access.write_structure(vcpu, argument, op)
 
 
 def _bind_vcpu(vcpu: Vcpu, argument: int) -> None:
@@ -78,7 +78,24 @@ def _unmask(vcpu: Vcpu, argument: int) -> None:
 
 def _reset(vcpu: Vcpu, argument: int) -> None:
     _check_self(vcpu, guest_access.read_structure(vcpu, argument, abi.evtchn_reset).dom)
-    vcpu.domain.event_channels.reset()
+    if not vcpu.domain.event_channels.reset():
+        raise Preempted(abi.EVTCHNOP_reset, argument)
+
+
+def _init_control(vcpu: Vcpu, argument: int) -> None:
+    op = guest_access.read_structure(vcpu, argument, abi.evtchn_init_control)
+    vcpu.domain.event_channels.init_control(op.vcpu, op.control_gfn, op.offset)
+    op.link_bits = abi.EVTCHN_FIFO_LINK_BITS
+    guest_access.write_structure(vcpu, argument, op)
+
+
+def _expand_array(vcpu: Vcpu, argument: int) -> None:
+    vcpu.domain.event_channels.expand_array(guest_access.read_structure(vcpu, argument, abi.evtchn_expand_array).array_gfn)
+
+
+def _set_priority(vcpu: Vcpu, argument: int) -> None:
+    op = guest_access.read_structure(vcpu, argument, abi.evtchn_set_priority)
+    vcpu.domain.event_channels.set_priority(op.port, op.priority)
 
 
 def _status(vcpu: Vcpu, argument: int) -> None:
@@ -107,4 +124,7 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int], None]] = {
     abi.EVTCHNOP_status: _status,
     abi.EVTCHNOP_unmask: _unmask,
     abi.EVTCHNOP_reset: _reset,
+    abi.EVTCHNOP_init_control: _init_control,
+    abi.EVTCHNOP_expand_array: _expand_array,
+    abi.EVTCHNOP_set_priority: _set_priority,
 }

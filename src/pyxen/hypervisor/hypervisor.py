@@ -20,7 +20,7 @@ from pyxen.hypervisor.console_ring import ConsoleRing
 from pyxen.hypervisor.dom0 import Dom0
 from pyxen.hypervisor.dom0_interface import DOMID_SELF, Dom0Hypercalls, HypercallError
 from pyxen.hypervisor.domain import Domain
-from pyxen.hypervisor.event_channel import MAX_PORTS_2LEVEL
+from pyxen.hypervisor.event_channel_delivery import HandlerDelivery
 from pyxen.hypervisor.frame_table import FrameTable
 from pyxen.hypervisor.guest_time import CORRECTION_PERIOD_NS, GuestTime
 from pyxen.hypervisor.hooks import Hooks
@@ -66,7 +66,7 @@ class Hypervisor:
         self._next_domid = 1
         self._exception_handlers: list[Callable[[], None]] = []
         self.closed = False
-        self._domains[0] = Domain(self, 0, kind="dom0", handle=bytes(16), max_evtchn_port=MAX_PORTS_2LEVEL)
+        self._domains[0] = Domain(self, 0, kind="dom0", handle=bytes(16), max_evtchn_port=HandlerDelivery.ports - 1)
         self._domains[0].pause_count = 0
         self.dom0: Dom0Hypercalls = Dom0(self)
         with self.lock:

@@ -32,7 +32,8 @@ Frames = npt.NDArray[np.uint64]
 class MachineMemory:
     """``total_frames`` frames, frame 0 never handed out (an MFN of 0 stays an error everywhere).
 
-    ``words`` (format 'Q') and ``octets`` (format 'B') are views of all memory; ``table(mfn)`` is one frame as 512 numpy words.
+    ``words`` (format 'Q'), ``doublewords`` ('I') and ``octets`` ('B') are views of all memory; ``tables[mfn]`` is one frame as 512 numpy
+    words.
     ``owners`` (scalar view ``owner``) holds a domain id per frame.
     """
 
@@ -50,6 +51,7 @@ class MachineMemory:
         self.address = ctypes.addressof(self._anchor)
         self.octets = memoryview(self._map)
         self.words = self.octets.cast("Q")
+        self.doublewords = self.octets.cast("I")
         self.tables: Frames = np.frombuffer(self._map, dtype=np.uint64).reshape(self.total_frames, WORDS_PER_PAGE)
         self.owners = np.full(self.total_frames, OWNER_NONE, dtype=np.uint16)
         self.owner = self.owners.data

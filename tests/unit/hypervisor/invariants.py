@@ -92,6 +92,8 @@ def _domain(expected: Expected, domain: Domain) -> None:
     for hold in (*domain.foreign_maps.values(), *domain.grant_table.mapped.values()):
         for number in range(hold.times):
             expected.hold(hold.mfn, domain.domid, WRITABLE if hold.writable and not number else None, "Domain 0's mapping")
+    for mfn in domain.event_channels.held_frames():
+        expected.hold(mfn, domain.domid, WRITABLE, "the FIFO ABI of event channels")
     _per_domain_area(expected, domain)
 
 
