@@ -7,10 +7,19 @@ import struct
 from collections.abc import Callable
 
 from pyxen.abi import xen
+from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to_cr3
+from pyxen.abi.event_channel import (
+    EVTCHNOP_alloc_unbound,
+    EVTCHNOP_bind_interdomain,
+    EVTCHNOP_bind_vcpu,
+    EVTCHNOP_bind_virq,
+    EVTCHNOP_status,
+)
+from pyxen.abi.vcpu import VCPUOP_down, VCPUOP_initialise, VCPUOP_up
 from pyxen.hypervisor import (
-    callback_op,
     event_channel_op,
     grant_table_op,
+    guest_access,
     hypercall_table,
     memory_op,
     mmu_ops,
@@ -34,6 +43,8 @@ MOST_CONTINUATIONS = 40
 EDGES = (0, 1, 2, 3, 4, 7, 8, 255, 511, 512, 513, 4095, 4096, 0x7FEF, 0x7FF0, 0x7FF2, 0xFFFF)
 WIDE_EDGES = (1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 47, (1 << 47) - 1, 1 << 62, 1 << 63, MASK64, MASK64 - 7, MASK64 - PAGE)
 
+ENTRY_FLAGS = (0, PRESENT, PRESENT | RW, 0x27, 0x25, 0x67, 0x65, 0x67 | NX, 0x167, 0xE7, 0x7F, 0x67 | 1 << 62, 0x67 | 1 << 58)
+
 _COMMANDS: dict[int, tuple[int, ...]] = {
     xen.HYPERVISOR_event_channel_op: tuple(event_channel_op._OPERATIONS),
     xen.HYPERVISOR_sched_op: tuple(sched_op._OPERATIONS),
@@ -50,7 +61,6 @@ _COMMANDS: dict[int, tuple[int, ...]] = {
     xen.HYPERVISOR_set_debugreg: tuple(range(9)),
     xen.HYPERVISOR_get_debugreg: tuple(range(9)),
 }
-assert callback_op.callback_op
 _EXTENDED = tuple(mmu_ops._OPERATIONS)
 
 
@@ -80,6 +90,9 @@ class HostileGuest:
             self._mmuext_op,
             self._update_va_mapping,
             self._descriptors,
+            self._context,
+            self._event_channel_op,
+            self._event_channel_op,
             self._command,
             self._command,
             self._command,
@@ -121,7 +134,9 @@ class HostileGuest:
         return self.dice.getrandbits(64)
 
     def _entry(self) -> int:
-        flags = self.dice.choice((0, PRESENT, PRESENT | RW, 0x27, 0x25, 0x67, 0x65, 0x67 | NX, 0x167, 0xE7, 0x7F, 0x67 | 1 << 62, 0x67 | 1 << 58))
+        flags = self.dice.choice(
+            (0, PRESENT, PRESENT | RW, 0x27, 0x25, 0x67, 0x65, 0x67 | NX, 0x167, 0xE7, 0x7F, 0x67 | 1 << 62, 0x67 | 1 << 58)
+        )
         return self._mfn() << 12 & MASK64 | flags
 
     def _descriptor(self) -> int:
@@ -133,14 +148,12 @@ class HostileGuest:
     def _put(self, data: bytes) -> int:
         """Place an argument; now and then where it crosses a page, or nowhere. -> its address."""
         address = BASE + self.dice.randrange(ARGUMENT_PAGES - 1) * PAGE + self.dice.choice((0, 0, 64, 1024, PAGE - 16, PAGE - 4))
-        memory = self.guest.hypervisor.memory
         for index in range(0, len(data), PAGE):
             # By machine address: the guest may have lost the mapping.
             first = (address - BASE) // PAGE + index // PAGE
             if first >= ARGUMENT_PAGES - 1:
                 break
             self._store((address - BASE) % PAGE, first, data[index : index + PAGE])
-        assert memory
         return self._address() if self.dice.random() < 0.03 else address
 
     def _store(self, offset: int, pfn: int, data: bytes) -> None:
@@ -197,6 +210,36 @@ class HostileGuest:
             return number, (command, self._value())
         return number, (command, structure if self.dice.random() < 0.95 else self._value(), self.dice.choice((1, 1, 1, self._value())))
 
+    def _context(self) -> tuple[int, tuple[int, ...]]:
+        """VCPUOP_initialise of the second vCPU."""
+        context = vcpu_guest_context()
+        context.flags = VGCF_in_kernel if self.dice.random() < 0.9 else self._value()
+        context.user_regs.rip = context.event_callback_eip = BASE
+        context.user_regs.cs, context.user_regs.ss, context.user_regs.ds = (self.dice.getrandbits(16) for _ in range(3))
+        context.gdt_ents = self.dice.choice((0, 512, 1024, 7168, self._value()))
+        for index in range(14):
+            context.gdt_frames[index] = self._mfn()
+        context.ldt_base, context.ldt_ents = self._address() & ~0xFFF, self.dice.choice((0, 512, 8192, self._value()))
+        context.ctrlreg[3] = xen_pfn_to_cr3(self.dice.choice((self.guest.l4, self._mfn())))
+        context.ctrlreg[1] = xen_pfn_to_cr3(self.dice.choice((0, self.guest.l4, self._mfn())))
+        context.fs_base = self._address()
+        context.vm_assist = self._value()
+        command = self.dice.choice((VCPUOP_initialise, VCPUOP_initialise, VCPUOP_up, VCPUOP_down))
+        return xen.HYPERVISOR_vcpu_op, (command, 1, self._put(bytes(context)))
+
+    def _event_channel_op(self) -> tuple[int, tuple[int, ...]]:
+        """Ports, domain ids and vCPUs where they belong."""
+        command = self.dice.choice(_COMMANDS[xen.HYPERVISOR_event_channel_op])
+        port, domid = self.dice.randrange(12), self.dice.choice(self._domids)
+        fields = {
+            EVTCHNOP_alloc_unbound: struct.pack("<HHI", self.dice.choice((0x7FF0, domid)), domid, 0),
+            EVTCHNOP_bind_interdomain: struct.pack("<HHII", domid, 0, port, 0),
+            EVTCHNOP_bind_virq: struct.pack("<III", self.dice.randrange(26), self.dice.choice((0, 0, 1, 2)), 0),
+            EVTCHNOP_bind_vcpu: struct.pack("<II", port, self.dice.randrange(3)),
+            EVTCHNOP_status: struct.pack("<HHI16x", self.dice.choice((0x7FF0, domid)), 0, port),
+        }
+        return xen.HYPERVISOR_event_channel_op, (command, self._put(fields.get(command, struct.pack("<I12x", port))))
+
     def _memory_op(self) -> tuple[int, tuple[int, ...]]:
         count = self.dice.choice((0, 1, 3, 10, 700))
         extents = self._put(struct.pack(f"<{count}Q", *(self._mfn() for _ in range(count))))
@@ -232,12 +275,25 @@ class HostileGuest:
         return 0 if self.dice.random() < 0.6 else self._address()
 
     def _foreign(self) -> int:
-        return 0x7FF0 if self.dice.random() < 0.9 else self.dice.choice((*self._domids, (self.guest.domid + 1) << 16 | 0x7FF0, self._value()))
+        return (
+            0x7FF0 if self.dice.random() < 0.9 else self.dice.choice((*self._domids, (self.guest.domid + 1) << 16 | 0x7FF0, self._value()))
+        )
+
+    def _recover(self) -> None:
+        """A guest that has lost the memory with its arguments would only read -EFAULT from now on."""
+        guest = self.guest
+        try:
+            with guest.hypervisor.lock:
+                for page in range(0, ARGUMENT_PAGES, 3):
+                    guest_access.translate(guest.vcpu, guest.at(page), write=True)
+        except guest_access.GuestFault:
+            guest.map_again()
 
     # -- making them -------------------------------------------------------------------------------------------------
     def act(self) -> None:
         """One random hypercall."""
         number, arguments = self.dice.choice(self._calls)()
+        self._recover()
         vcpu = self.guest.domain.vcpus[0]
         self.log.append(f"{hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number}{tuple(map(hex, arguments))}")
         make_hypercall(self.guest.hypervisor, vcpu, number, arguments)

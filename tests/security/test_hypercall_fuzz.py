@@ -1,4 +1,4 @@
-"""Random hypercalls of a hostile guest: whatever it asks, it gets an answer; no reference is ever miscounted; another domain notices nothing.
+"""Random hypercalls of a hostile guest: it always gets an answer; no reference is miscounted; another domain notices nothing.
 
 The seeds are fixed. PYXEN_LONG=1 takes many more, from a base that PYXEN_SEED names.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from pyxen.engine.unicorn_engine import make_engine
 from pyxen.hypervisor import guest_access, hypercall_table
 from pyxen.hypervisor.domain import Domain
-from pyxen.hypervisor.frame_table import L4
+from pyxen.hypervisor.frame_table import L4, NONE, WRITABLE
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import ACCESSED, DIRTY, PRESENT, RW, USER
 from pyxen.hypervisor.preemption import Preempted
@@ -44,19 +44,35 @@ class SmallDomain:
         self.dom0.set_p2m(self.domid, np.array(self.mfns, dtype=np.uint64))
         self.frames = hypervisor.frames
         self.words = hypervisor.memory.words
-        self.l4, self.l3, self.l2, self.l1 = self.mfns[-TABLES:]
         self.usable = pages - TABLES
-        words = self.words
-        words[self.l4 << 9 | BASE >> 39 & 511] = self.l3 << 12 | TABLE_FLAGS
-        words[self.l3 << 9 | BASE >> 30 & 511] = self.l2 << 12 | TABLE_FLAGS
-        words[self.l2 << 9 | BASE >> 21 & 511] = self.l1 << 12 | TABLE_FLAGS
-        for pfn, mfn in enumerate(self.mfns):
-            words[self.l1 << 9 | pfn] = mfn << 12 | (LEAF_FLAGS if pfn < self.usable else LEAF_FLAGS & ~RW)
+        self.l4, self.l3, self.l2, self.l1 = self.mfns[-TABLES:]
+        self._map(LEAF_FLAGS)
         with hypervisor.lock:
             for vcpu in self.domain.vcpus:
                 self.domain.address_space.new_kernel_root(vcpu, self.l4)
                 vcpu.state.cr3 = vcpu.kernel_root
+
+    def _map(self, flags: int) -> None:
+        """Fill the page tables: ``BASE`` has all pages, writable but for the tables."""
+        words = self.words
+        words[self.l4 << 9 | BASE >> 39 & 511] = self.l3 << 12 | TABLE_FLAGS
+        words[self.l3 << 9 | BASE >> 30 & 511] = self.l2 << 12 | TABLE_FLAGS
+        words[self.l2 << 9 | BASE >> 21 & 511] = self.l1 << 12 | TABLE_FLAGS
+        owner, kinds = self.hypervisor.memory.owner, self.frames.type
+        for pfn, mfn in enumerate(self.mfns):
+            if owner[mfn] == self.domid:
+                writable = pfn < self.usable and kinds[mfn] in (NONE, WRITABLE)
+                words[self.l1 << 9 | pfn] = mfn << 12 | (flags if writable else flags & ~RW)
+        with self.hypervisor.lock:
             self.frames.pin(self.l4, self.domid, L4)
+
+    def map_again(self) -> None:
+        """The first vCPU gets new page tables of fresh frames, whatever has become of the old ones."""
+        self.dom0.set_max_memory(self.domid, self.domain.total_pages + TABLES)
+        self.l4, self.l3, self.l2, self.l1 = self.dom0.populate_physmap(self.domid, TABLES).tolist()
+        self._map(LEAF_FLAGS)
+        with self.hypervisor.lock:
+            self.domain.address_space.new_kernel_root(self.vcpu, self.l4)
 
     @property
     def vcpu(self) -> Vcpu:
