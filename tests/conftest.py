@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """What the environment of whoever runs the tests says about pyxen must not decide them."""
     os.environ["PYXEN_CACHE_DIR"] = os.environ.get("PYXEN_CACHE_DIR") or str(Path.home() / ".cache" / "pyxen")
     os.environ.pop("PYXEN_RUNTIME_DIR", None)
+    # A run that is terminated ends as one that is interrupted: with its fixtures torn down, so that no host process stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextlib.contextmanager
