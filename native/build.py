@@ -28,8 +28,8 @@ UNICORN_VERSION = "2.1.4"
 UNICORN_SHA256 = "00567a70e323f749b419cd86bee4f9115beab7ebba32194581c090cbb7c59cff"
 LIBRARY = "libpyxen-engine.so"
 
-HEADERS = ("pyxen_state.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h")
-SOURCES = ("pyxen_cpu.c", "pyxen_code.c", "pyxen_debug.c", "pyxen_fpu.c", "pyxen_string.c")
+HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h")
+SOURCES = ("pyxen_cpu.c", "pyxen_code.c", "pyxen_debug.c", "pyxen_fpu.c", "pyxen_gate.c", "pyxen_string.c")
 BUILT_FROM = (*HEADERS, *SOURCES, "edits.py", "build.py")
 
 
@@ -52,8 +52,12 @@ def missing_tools() -> list[str]:
     return [name for name in ("cmake", "ninja") if tool(name) is None]
 
 
-def run(command: list[str], *, cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+def run(command: list[str]) -> None:
+    # The engine's configure script wants a pkg-config to exist and asks it nothing that a build for one target needs.
+    environment = {**os.environ, "PKG_CONFIG": "true"}
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
     if done.returncode:
         sys.stderr.write(done.stdout[-8000:])
         raise BuildError(f"{Path(command[0]).name} failed with status {done.returncode}; its output is above")
@@ -139,7 +143,12 @@ def compile_library(source: Path, build: Path) -> Path:
     ninja = tool("ninja")
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     options = ["-DUNICORN_ARCH=x86", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DUNICORN_BUILD_TESTS=OFF"]
-    options += ["-DUNICORN_INSTALL=OFF", "-DUNICORN_LEGACY_STATIC_ARCHIVE=OFF", "-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-Bsymbolic -s"]
+    options += [
+        "-DCMAKE_C_FLAGS=-Werror=implicit-function-declaration",
+        "-DUNICORN_INSTALL=OFF",
+        "-DUNICORN_LEGACY_STATIC_ARCHIVE=OFF",
+        "-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-Bsymbolic -s",
+    ]
     run([cmake, "-S", str(source), "-B", str(build), *generator, *options])
     run([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", "unicorn"])
     return next(path for path in sorted(build.glob("libunicorn.so*")) if not path.is_symlink())

@@ -32,7 +32,8 @@ EDITS: tuple[Edit, ...] = (
         "    qemu/target/i386/unicorn.c\n",
         AFTER,
         "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n"
-        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n",
+        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
+        "    qemu/target/i386/pyxen_gate.c\n",
     ),
     Edit(
         "src/include/uc_priv.h",
@@ -45,20 +46,13 @@ EDITS: tuple[Edit, ...] = (
         "    void *pyxen_stop_label; /* of the block being translated */\n",
     ),
     Edit(
-        "src/include/uc_priv.h",
-        "The hooks that the edits below call.",
-        '#include "list.h"\n',
-        AFTER,
-        '#include "pyxen_hooks.h"\n',
-    ),
-    Edit(
         I386 + "cpu.h",
         "The length of an instruction that exits, stored by the translator, which alone knows it.",
         "    /* Fields after this point are preserved across CPU reset. */\n",
         AFTER,
         "    uint32_t pyxen_length;\n",
     ),
-    Edit(I386 + "cpu.h", "The hooks that cpu.h itself calls.", '#include "exec/cpu-defs.h"\n', AFTER, '#include "pyxen_hooks.h"\n'),
+    Edit(I386 + "cpu.h", "The hooks that the edits below call.", '#include "exec/cpu-defs.h"\n', AFTER, '#include "pyxen_hooks.h"\n'),
     Edit(
         I386 + "helper.h",
         "pyxen's own helpers.",

@@ -88,7 +88,7 @@ static void load_control(struct pyxen_cpu *p, CPUX86State *env)
 }
 
 /* hflags is what translated code depends on; all of it follows from the block. */
-static void update_hflags(CPUX86State *env, uint32_t cpl)
+void pyxen_update_hflags(CPUX86State *env, uint32_t cpl)
 {
     uint32_t h = env->hflags & (HF_IOBPT_MASK | HF_INHIBIT_IRQ_MASK | PYXEN_HF_SSE_CHECKED);
     const SegmentCache *segs = env->segs;
@@ -150,7 +150,7 @@ static void load_dirty_parts(struct pyxen_cpu *p, CPUX86State *env)
         p->cpl = s->cpl & 3;
     }
     if (dirty & (PYXEN_DIRTY_SEGMENTS | PYXEN_DIRTY_CONTROL)) {
-        update_hflags(env, p->cpl);
+        pyxen_update_hflags(env, p->cpl);
     }
     if (dirty & PYXEN_DIRTY_TABLES) {
         load_segment(&env->ldt, &s->ldt);
@@ -642,19 +642,21 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
     CPUX86State *env = cs->env_ptr;
 
     load_block(p, env);
-    cs->exception_index = -1;
-    cs->halted = 0;
-    cs->exit_request = 0;
-    uc->size_recur_mem = 0;
-    uc->invalid_error = UC_ERR_OK;
-    if (unlikely(env->eflags & RF_MASK)) {
-        /* RF covers one instruction; the translator would ignore the breakpoints of a whole block. */
-        cs->cflags_next_tb = 1 | CF_PARALLEL;
-    }
-    cpu_exec(uc, cs);
-    if (unlikely(uc->invalid_error != UC_ERR_OK)) {
-        record_exit(p, PYXEN_EXIT_INTERNAL_ERROR, 0, uc->invalid_error);
-    }
+    do {
+        cs->exception_index = -1;
+        cs->halted = 0;
+        cs->exit_request = 0;
+        uc->size_recur_mem = 0;
+        uc->invalid_error = UC_ERR_OK;
+        if (unlikely(env->eflags & RF_MASK)) {
+            /* RF covers one instruction; the translator would ignore the breakpoints of a whole block. */
+            cs->cflags_next_tb = 1 | CF_PARALLEL;
+        }
+        cpu_exec(uc, cs);
+        if (unlikely(uc->invalid_error != UC_ERR_OK)) {
+            record_exit(p, PYXEN_EXIT_INTERNAL_ERROR, 0, uc->invalid_error);
+        }
+    } while (p->gate && pyxen_gate_serve(p, env));
     if (__atomic_load_n(&p->requests, __ATOMIC_RELAXED) & (PYXEN_REQUEST_WORK | PYXEN_REQUEST_BROADCAST)) {
         pyxen_do_work(p); /* the CPU may now sleep for long; the others should not wait for it */
     }

@@ -15,6 +15,7 @@
 
 struct pyxen_machine;
 struct pyxen_cpu;
+struct pyxen_gate;
 
 /* Fills `layout` with PYXEN_ENGINE_VERSION, sizeof(struct pyxen_state) and the offset of each field, in order; returns how many. */
 PYXEN_EXPORT int pyxen_layout(uint32_t *layout, int room);
@@ -40,6 +41,8 @@ PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *cpu, uint64_t mfn
 PYXEN_EXPORT void pyxen_cpu_read_fpu(struct pyxen_cpu *cpu, uint8_t *image);
 PYXEN_EXPORT int pyxen_cpu_write_fpu(struct pyxen_cpu *cpu, const uint8_t *image);
 PYXEN_EXPORT void pyxen_cpu_cpuid(struct pyxen_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t *registers);
+/* `gate` belongs to the caller and must outlive the vCPU. Not 0: it is of another layout. */
+PYXEN_EXPORT int pyxen_gate_attach(struct pyxen_cpu *cpu, struct pyxen_gate *gate, uint64_t size);
 PYXEN_EXPORT uint64_t pyxen_tsc(void);
 
 #endif

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pyxen_gate.h"
 #include "pyxen_state.h"
 
 #define PYXEN_REQUEST_KICK 1u
@@ -49,6 +50,7 @@ struct pyxen_machine {
 struct pyxen_cpu {
     struct pyxen_machine *machine;
     struct pyxen_state *state;
+    struct pyxen_gate *gate; /* NULL: everything is the hypervisor's */
     struct uc_struct *uc;
     uint32_t requests; /* atomic */
     uint32_t cpl;
@@ -62,6 +64,10 @@ struct pyxen_cpu {
     struct pyxen_work_list broadcast; /* this CPU's stores that the others have to hear of */
 };
 
+struct CPUX86State;
+void pyxen_update_hflags(struct CPUX86State *env, uint32_t cpl);
+/* After an exit. True: it has been served, the guest goes on. */
+bool pyxen_gate_serve(struct pyxen_cpu *p, struct CPUX86State *env);
 void pyxen_request(struct pyxen_cpu *p, uint32_t request);
 bool pyxen_debug_trap(struct pyxen_cpu *p);
 void pyxen_do_work(struct pyxen_cpu *p);

@@ -1,0 +1,48 @@
+/*
+ * The gate: the hypervisor's hot paths for PV guests, in C, so that they need neither Python nor its lock.
+ *
+ * The block is shared with Python (src/pyxen/hypervisor/gate.py): it holds what Xen keeps of a vCPU and these paths need. It belongs to the
+ * vCPU's thread; others touch it only while the vCPU is not in the guest.
+ *
+ * Copyright (C) pyxen contributors. GPL-2.0-only.
+ */
+#ifndef PYXEN_GATE_H
+#define PYXEN_GATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PYXEN_GATE_SEGMENTS 4
+#define PYXEN_GATE_HYPERCALLS 64
+
+struct pyxen_gate_trap {
+    uint64_t address; /* 0: no handler */
+    uint32_t dpl, masks_events;
+};
+
+/* A segment that descriptors.py has checked for a return to user mode. */
+struct pyxen_gate_segment {
+    uint64_t base;
+    uint32_t selector; /* 0: empty */
+    uint32_t limit, attributes, pad;
+};
+
+struct pyxen_gate {
+    uint64_t enabled;
+    uint64_t kernel_mode;
+    uint64_t kernel_root, user_root; /* machine addresses of L4 tables; 0: none */
+    uint64_t kernel_sp;
+    uint64_t gs_base_other;          /* of the mode the vCPU is not in */
+    uint64_t info;                   /* machine address of vcpu_info */
+    uint64_t event_callback, syscall_callback, syscall_masks_events;
+    uint64_t cr0;                    /* as the guest sees it */
+    uint64_t nmi_pending, nmi_active;
+    uint64_t architectural_iopl;
+    uint64_t ldt_start, ldt_end;     /* linear addresses of the vCPU's LDT area */
+    uint64_t system_calls, page_faults, upcalls;
+    uint64_t hypercalls[PYXEN_GATE_HYPERCALLS];
+    struct pyxen_gate_segment code[PYXEN_GATE_SEGMENTS], stack[PYXEN_GATE_SEGMENTS];
+    struct pyxen_gate_trap traps[256];
+};
+
+#endif
