@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to
 from pyxen.hypervisor import debug_keys, vcpu_context
 from pyxen.hypervisor.dom0_interface import (
     DomainInfo,
+    GrantCopy,
+    GrantLimits,
     GuestRegisters,
     HypercallError,
     PhysicalInfo,
@@ -25,6 +27,7 @@ from pyxen.hypervisor.dom0_interface import (
 )
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import L4
+from pyxen.hypervisor.grant_device import GrantDevice
 from pyxen.hypervisor.machine_memory import Frames
 from pyxen.hypervisor.xen_version import VERSION
 
@@ -43,6 +46,7 @@ class Dom0:
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
         self._lock = hypervisor.lock
+        self._grants = GrantDevice(hypervisor)
         self._affinity: dict[tuple[int, int], tuple[frozenset[int] | None, frozenset[int] | None]] = {}
 
     @contextmanager
@@ -55,14 +59,27 @@ class Dom0:
             yield domain
 
     # -- domctl --------------------------------------------------------------------------------------------------------
-    def create_domain(self, *, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int = 1023, max_grant_frames: int = 64) -> int:
+    def create_domain(
+        self,
+        *,
+        kind: str,
+        handle: bytes,
+        max_vcpus: int,
+        max_evtchn_port: int = 1023,
+        max_grant_frames: int = 64,
+        max_maptrack_frames: int = 1024,
+        max_grant_version: int = 2,
+    ) -> int:
         """XEN_DOMCTL_createdomain."""
         if kind != "pv":
             raise HypercallError(errno.EOPNOTSUPP, f"domains of type {kind} are not supported yet")
-        if len(handle) != 16 or not 1 <= max_vcpus <= MAX_VCPUS or max_evtchn_port < 1 or not 1 <= max_grant_frames <= 4096:
+        if not 1 <= max_grant_frames <= 4096 or not 0 <= max_maptrack_frames <= 1 << 16 or max_grant_version not in (1, 2):
+            raise HypercallError(errno.EINVAL, "limits of grants: 1 to 4096 table frames, up to 65536 maptrack frames, version 1 or 2")
+        limits = GrantLimits(max_grant_frames, max_maptrack_frames, max_grant_version)
+        if len(handle) != 16 or not 1 <= max_vcpus <= MAX_VCPUS or max_evtchn_port < 1:
             raise HypercallError(errno.EINVAL, f"a domain of 1 to {MAX_VCPUS} vCPUs with a 16-byte handle is needed")
         with self._lock:
-            return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, max_grant_frames).domid
+            return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, limits).domid
 
     def destroy_domain(self, domid: int) -> None:
         """XEN_DOMCTL_destroydomain. Waits for the vCPU threads outside the lock: they need it to end."""
@@ -85,14 +102,8 @@ class Dom0:
                     vcpu.cpu.close()
             self._affinity = {key: value for key, value in self._affinity.items() if key[0] != domid}
             domain.stopped = True
-            domain.event_channels.destroy()
-            self._finish_if_dead(domain)
-
-    def _finish_if_dead(self, domain: Domain) -> None:
-        """The last step of a domain's death, when it neither runs nor is mapped any more."""
-        if domain.stopped and not domain.mapped_by_domain0 and self._hypervisor.is_present(domain):
             domain.release_resources()
-            self._hypervisor.forget_domain(domain)
+            self._hypervisor.finish_if_dead(domain)
 
     def pause_domain(self, domid: int) -> None:
         """Returns when no vCPU of it executes any more."""
@@ -295,7 +306,7 @@ class Dom0:
             if hold.times == 1:
                 del domain.foreign_maps[mfn]
             hold.drop(self._hypervisor.frames)
-            self._finish_if_dead(domain)
+            self._hypervisor.finish_if_dead(domain)
 
     def _check_owned(self, domain: Domain, mfn: int) -> None:
         memory = self._hypervisor.memory
@@ -369,16 +380,26 @@ class Dom0:
     # -- grants ----------------------------------------------------------------------------------------------------------
     def map_grant(self, domid: int, reference: int, *, writable: bool) -> memoryview:
         """A view of a granted frame."""
-        with self._guest(domid) as domain:
-            mfn = domain.grant_table.map_for_domain0(reference, writable=writable)
-            page = self._hypervisor.memory.page(mfn)
-            return page if writable else page.toreadonly()
+        return self.map_grants(domid, (reference,), writable=writable)[0]
 
     def unmap_grant(self, domid: int, reference: int) -> None:
         """Give the mapping back."""
+        self.unmap_grants(domid, (reference,))
+
+    def map_grants(self, domid: int, references: Sequence[int], *, writable: bool) -> list[memoryview]:
+        """Views of granted frames."""
         with self._guest(domid) as domain:
-            domain.grant_table.unmap_for_domain0(reference)
-            self._finish_if_dead(domain)
+            return self._grants.map(domain, references, writable=writable)
+
+    def unmap_grants(self, domid: int, references: Sequence[int]) -> None:
+        """Give mappings back."""
+        with self._guest(domid) as domain:
+            self._grants.unmap(domain, references)
+
+    def grant_copy(self, operations: Sequence[GrantCopy]) -> list[int]:
+        """Copy from and to granted pages."""
+        with self._lock:
+            return self._grants.copy(operations)
 
     def set_grant_entry(self, domid: int, reference: int, granted_domid: int, mfn: int) -> None:
         """Seed an entry of a domain under construction."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -117,6 +117,26 @@ class XenVersion:
     build_id: str
 
 
+@dataclass(frozen=True)
+class GrantLimits:
+    """What a domain may have of grants (xl.cfg: max_grant_frames, max_maptrack_frames, max_grant_version)."""
+
+    max_grant_frames: int
+    max_maptrack_frames: int
+    max_grant_version: int
+
+
+@dataclass(frozen=True)
+class GrantCopy:
+    """One copy between Domain 0's memory ``local`` (contiguous, at most one page) and a granted page, from octet ``offset`` on."""
+
+    domid: int
+    reference: int
+    offset: int
+    local: memoryview
+    to_guest: bool
+
+
 @dataclass
 class GuestRegisters:
     """Initial state of a PV64 vCPU: what vcpu_guest_context carries for a new domain. All else starts as Xen's ABI says."""
@@ -134,7 +154,17 @@ class Dom0Hypercalls(Protocol):
     """See the module's text. Domain ids are 0..0x7fef; frames are MFNs; memory amounts are pages unless a name says kib."""
 
     # -- domctl ---------------------------------------------------------------------------------------------------
-    def create_domain(self, *, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int = 1023, max_grant_frames: int = 64) -> int:
+    def create_domain(
+        self,
+        *,
+        kind: str,
+        handle: bytes,
+        max_vcpus: int,
+        max_evtchn_port: int = 1023,
+        max_grant_frames: int = 64,
+        max_maptrack_frames: int = 1024,
+        max_grant_version: int = 2,
+    ) -> int:
         """XEN_DOMCTL_createdomain: an empty, paused (one pause count) domain with no memory. -> domid.
         EINVAL for a bad argument, ENOMEM when the host can't give the bookkeeping, ENOSPC when all ids are in use."""
 
@@ -226,6 +256,17 @@ class Dom0Hypercalls(Protocol):
     def map_grant(self, domid: int, reference: int, *, writable: bool) -> memoryview:
         """GNTTABOP_map_grant_ref into Domain 0: a view of the granted frame (4096 bytes). Raises for a bad reference."""
 
-    def unmap_grant(self, domid: int, reference: int) -> None: ...
+    def unmap_grant(self, domid: int, reference: int) -> None:
+        """Give the newest mapping of the reference back. It must be done for a dying domain, too: its frame stays until then. EINVAL."""
+
+    def map_grants(self, domid: int, references: Sequence[int], *, writable: bool) -> list[memoryview]:
+        """``map_grant`` of many at once: all or none."""
+
+    def unmap_grants(self, domid: int, references: Sequence[int]) -> None:
+        """``unmap_grant`` of many at once: all or none."""
+
+    def grant_copy(self, operations: Sequence[GrantCopy]) -> list[int]:
+        """GNTTABOP_copy. -> a status for each, 0 or a negative GNTST_*; the operations after a failed one are done all the same."""
+
     def set_grant_entry(self, domid: int, reference: int, granted_domid: int, mfn: int) -> None:
         """Seed a grant entry of a domain under construction (console and store pages, as libxl does)."""

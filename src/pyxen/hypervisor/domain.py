@@ -13,17 +13,18 @@ import numpy as np
 from pyxen.abi.arch_x86_64 import XEN_LEGACY_MAX_VCPUS
 from pyxen.abi.xen import VMASST_TYPE_architectural_iopl, VMASST_TYPE_writable_pagetables, shared_info, vcpu_info
 from pyxen.engine.interface import Dirty, ExitReason
-from pyxen.hypervisor import descriptors
+from pyxen.hypervisor import descriptors, grant_mapping, maptrack
 from pyxen.hypervisor.address_space import AddressSpaces
 from pyxen.hypervisor.cpuid import CpuidPolicy
-from pyxen.hypervisor.dom0_interface import HypercallError, ShutdownReason
+from pyxen.hypervisor.dom0_interface import GrantLimits, HypercallError, ShutdownReason
 from pyxen.hypervisor.event_channel import EventChannels
 from pyxen.hypervisor.frame_hold import FrameHold
-from pyxen.hypervisor.frame_table import ALLOCATED, WRITABLE, XEN_HEAP
+from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.hooks import LifecycleEvent
 from pyxen.hypervisor.interval_timer import IntervalTimer
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames
+from pyxen.hypervisor.maptrack import Maptrack
 from pyxen.hypervisor.page_tables import ACCESSED, PRESENT, RW
 from pyxen.hypervisor.timers import Timer
 from pyxen.hypervisor.vcpu import Vcpu
@@ -53,6 +54,7 @@ class Domain:
         self.pause_count = 1
         self.dying = False
         self.stopped = False  # dying, and none of its vCPU threads lives any more
+        self.released = False  # stopped, and nothing is left of it but frames that other domains hold
         self.is_shut_down = False
         self.shutdown_reason: ShutdownReason | None = None
         self.crash_cause = ""
@@ -77,11 +79,12 @@ class Domain:
         self._xen_frames: list[int] = []
         self._heap_frames: list[int] = []
         self.grant_table = GrantTable(self)
+        self.maptrack = Maptrack(maptrack.DEFAULT_FRAMES)
         self.cpuid: CpuidPolicy
         self.address_space: AddressSpaces
 
     # -- making ------------------------------------------------------------------------------------------------------
-    def build(self, max_vcpus: int, max_grant_frames: int) -> None:
+    def build(self, max_vcpus: int, limits: GrantLimits) -> None:
         """Everything that a guest domain has and the embedded Domain 0 has not. ENOMEM."""
         hypervisor = self.hypervisor
         self._build_per_domain_area()
@@ -90,7 +93,8 @@ class Domain:
         for number in range(XEN_LEGACY_MAX_VCPUS):
             octets[self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE + 1] = 1
         hypervisor.guest_time.write_wall_clock(self)
-        self.grant_table.open(max_grant_frames)
+        self.grant_table.open(limits.max_grant_frames, limits.max_grant_version)
+        self.maptrack = Maptrack(limits.max_maptrack_frames)
         tsc_khz = int(hypervisor.guest_time.tsc_hz / 1000)
         self.cpuid = CpuidPolicy(hypervisor.engine, tsc_khz, hypervisor.guest_time.scale, hypervisor.memory.total_frames.bit_length() + 12)
         self.address_space = AddressSpaces(self)
@@ -137,9 +141,23 @@ class Domain:
         self._heap_frames.append(mfn)
         return mfn
 
+    def free_xen_heap_frames(self, mfns: list[int]) -> None:
+        """Take such frames away from the domain. EBUSY, and nothing happens, while it maps one of them."""
+        frames = self.hypervisor.frames
+        if any(frames.count[mfn] != 1 for mfn in mfns):
+            raise HypercallError(errno.EBUSY, "a frame of Xen's is still mapped")
+        for mfn in mfns:
+            self._heap_frames.remove(mfn)
+            # Like any frame that is not Xen's it counts until it is free.
+            frames.flags[mfn] &= ~XEN_HEAP & 0xFF
+            self.total_pages += 1
+            frames.put_page_and_type(mfn)
+
     # -- memory ------------------------------------------------------------------------------------------------------
     def allocate_frames(self, count: int) -> Frames:
-        """``count`` more frames of its reservation. ENOMEM above its maximum or when the machine has no more."""
+        """``count`` more frames of its reservation. ENOMEM above its maximum or when the machine has no more, EINVAL when it is dying."""
+        if self.dying:
+            raise HypercallError(errno.EINVAL, f"domain {self.domid} is dying")
         if self.total_pages + count > self.max_pages:
             raise HypercallError(
                 errno.ENOMEM, f"domain {self.domid} has {self.total_pages} of at most {self.max_pages} pages, {count} more wanted"
@@ -217,9 +235,14 @@ class Domain:
         self.kick_all()
 
     @property
-    def mapped_by_domain0(self) -> bool:
-        """Whether Domain 0 has frames of it mapped, which then can't be freed."""
-        return bool(self.foreign_maps or self.grant_table.mapped)
+    def held_by_others(self) -> bool:
+        """Whether other domains have frames of it mapped, which then can't be freed."""
+        return bool(self.foreign_maps or self.grant_table.foreign)
+
+    def flush_tlbs(self) -> None:
+        """Make all its vCPUs forget all translations."""
+        if self.vcpus and not self.stopped:
+            self.address_space.flush_stale(self.hypervisor.frames.clock)
 
     def kick_all(self) -> None:
         """Have all vCPUs look at their state."""
@@ -259,9 +282,10 @@ class Domain:
 
     # -- death -------------------------------------------------------------------------------------------------------
     def release_resources(self) -> None:
-        """After all vCPU threads have ended: give everything back. Reference counts of its own frames don't matter any more: nothing but
-        itself and Domain 0's mappings can refer to them, and those were given up."""
+        """After all vCPU threads have ended: give everything back but the frames that other domains hold. Counts of the other frames don't
+        matter any more: only the domain itself can refer to them."""
         hypervisor = self.hypervisor
+        grant_mapping.release_all(self)
         for vcpu in self.vcpus:
             vcpu.stop_timers()
         for timer in self.watchdogs.values():
@@ -273,9 +297,25 @@ class Domain:
         frames.types[owned] = 0
         frames.type_counts[owned] = 0
         frames.counts[owned] = 0
-        memory.release(owned)
+        self.total_pages = self._keep_held_frames()
+        memory.release(owned[frames.counts[owned] == 0])
         memory.release(np.array(self._xen_frames, dtype=np.uint64))
         self._xen_frames, self._heap_frames = [], []
-        self.total_pages = 0
+        self.grant_table.close()
         self.shared_info = 0
+        self.released = True
         hypervisor.console.forget(self.domid)
+
+    def _keep_held_frames(self) -> int:
+        """Set the counts of frames that other domains hold to just that. -> how many they are."""
+        frames = self.hypervisor.frames
+        for mfn, hold in self.foreign_maps.items():
+            frames.count[mfn] = hold.times
+            frames.type_count[mfn] = int(hold.writable)
+        for mfn, use in self.grant_table.foreign.items():
+            frames.count[mfn] += use.times
+            frames.type_count[mfn] += use.writers
+        held = {*self.foreign_maps, *self.grant_table.foreign}
+        for mfn in held:
+            frames.type[mfn] = WRITABLE if frames.type_count[mfn] else NONE
+        return len(held)

@@ -18,10 +18,11 @@ from pyxen.engine.interface import Engine, EngineFactory
 from pyxen.hypervisor import descriptors, execution, guest_access
 from pyxen.hypervisor.console_ring import ConsoleRing
 from pyxen.hypervisor.dom0 import Dom0
-from pyxen.hypervisor.dom0_interface import DOMID_SELF, Dom0Hypercalls, HypercallError
+from pyxen.hypervisor.dom0_interface import DOMID_SELF, Dom0Hypercalls, GrantLimits, HypercallError
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.event_channel_delivery import HandlerDelivery
 from pyxen.hypervisor.frame_table import FrameTable
+from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.guest_time import CORRECTION_PERIOD_NS, GuestTime
 from pyxen.hypervisor.hooks import Hooks
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames, MachineMemory
@@ -104,6 +105,11 @@ class Hypervisor:
     def _schedule_correction(self) -> None:
         def correct() -> None:
             self.guest_time.correct()
+            # All vCPUs change to the new scale together, also those that the native gate keeps in the guest.
+            for domain in self.domains():
+                for vcpu in domain.vcpus:
+                    if vcpu.in_guest:
+                        vcpu.cpu.kick()
             self._schedule_correction()
 
         self.timers.add(self.now() + CORRECTION_PERIOD_NS, correct)
@@ -138,17 +144,22 @@ class Hypervisor:
         """Whether it has not been forgotten yet."""
         return self._domains.get(domain.domid) is domain
 
+    def grant_table(self, untrusted_domid: int) -> GrantTable | None:
+        """The grants of a domain; None when there is no such domain."""
+        domain = self._domains.get(untrusted_domid)
+        return domain.grant_table if domain is not None else None
+
     def domains(self) -> list[Domain]:
         """All, by id."""
         return [self._domains[domid] for domid in sorted(self._domains)]
 
-    def create_domain(self, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int, max_grant_frames: int) -> Domain:
+    def create_domain(self, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int, limits: GrantLimits) -> Domain:
         """An empty, paused domain. ENOSPC, ENOMEM."""
         domid = self._free_domid()
         domain = Domain(self, domid, kind=kind, handle=handle, max_evtchn_port=max_evtchn_port)
         self._domains[domid] = domain
         try:
-            domain.build(max_vcpus, max_grant_frames)
+            domain.build(max_vcpus, limits)
         except BaseException:
             domain.release_resources()
             for vcpu in domain.vcpus:
@@ -165,7 +176,12 @@ class Hypervisor:
                 return candidate
         raise HypercallError(errno.ENOSPC, "all domain ids are in use")
 
-    def forget_domain(self, domain: Domain) -> None:
+    def finish_if_dead(self, domain: Domain) -> None:
+        """The last step of a domain's death, when no other domain holds a frame of it any more."""
+        if domain.released and not domain.held_by_others and self.is_present(domain):
+            self._forget_domain(domain)
+
+    def _forget_domain(self, domain: Domain) -> None:
         """The last of it is gone."""
         del self._domains[domain.domid]
         domain.publish("destroyed")
@@ -231,7 +247,7 @@ class Hypervisor:
 
     def _flush_stale(self, owner: int, stamp: int) -> None:
         domain = self._domains.get(owner)
-        if domain is not None and domain.vcpus:
+        if domain is not None and domain.vcpus and not domain.stopped:
             domain.address_space.flush_stale(stamp)
 
     def _frame_freed(self, owner: int) -> None:

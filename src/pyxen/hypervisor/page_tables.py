@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 PRESENT, RW, USER, ACCESSED, DIRTY, PSE = 1, 2, 4, 0x20, 0x40, 0x80
 NX = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
-#: Cache attributes and PSE/PAT are Xen's to set, GLOBAL too but in an L1 entry; bit 62 marks grant mappings in an L1 entry.
+#: _PAGE_GNTTAB: an L1 entry that maps a grant. Only Xen sets it; the references of such an entry are another domain's business, too.
+GRANTED = 1 << 62
+#: Cache attributes and PSE/PAT are Xen's to set, GLOBAL too but in an L1 entry.
 DISALLOWED = 0x198
-L1_DISALLOWED = 0x98 | 1 << 62
+L1_DISALLOWED = 0x98 | GRANTED
 #: Xen runs a 64-bit guest's kernel in ring 3, so every present entry gets the user bit (adjust_guest_l1e and its like), and guests see it.
 ADJUSTED = USER
 
@@ -90,8 +92,8 @@ class PageTables:
     ) -> bool:
         """Replace the entry at machine ``address``, which lies in a validated table of ``domain``.
 
-        With ``expected`` the write happens only if that is the present value (-> False otherwise: another vCPU has set the accessed or dirty
-        bit meanwhile). EINVAL, EPERM, EBUSY as the new entry deserves; the old one then stays.
+        With ``expected`` the write happens only if that is the present value (-> False otherwise: another vCPU has set the accessed or
+        dirty bit meanwhile). EINVAL, EPERM, EBUSY as the new entry deserves; the old one then stays.
         """
         level = self._frames.type[address >> 12]
         if level == L4 and FIRST_XEN_SLOT <= (address & 0xFFF) >> 3 <= LAST_XEN_SLOT:
@@ -112,12 +114,16 @@ class PageTables:
             return True
         same_target = entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS)
         if same_target:
-            self._check_flags(level, entry)
+            kept = old & GRANTED if level == L1 else 0
+            self._check_flags(level, entry & ~kept)
+            entry |= kept
         elif entry & PRESENT:
             self._get_entry(level, entry, domain.domid)
         replaced = self._replace(domain, address, old, entry, preserve_accessed=preserve_accessed, exactly=expected is not None)
         if not same_target:
-            if replaced:
+            if replaced and level == L1:
+                self.put_l1_entry(domain, old)
+            elif replaced:
                 self._put_entry(level, old)
             elif entry & PRESENT:
                 self._put_entry(level, entry)
@@ -135,6 +141,25 @@ class PageTables:
             if preserve_accessed:
                 entry |= old & (ACCESSED | DIRTY)
         return True
+
+    def exchange_l1_entry(self, domain: Domain, address: int, entry: int) -> int:
+        """Replace an L1 entry without looking at references: the caller has taken those of the new one. -> the old one, whose references
+        are the caller's now."""
+        old = self._words[address >> 3]
+        while not domain.hypervisor.engine.compare_exchange(address, old, entry):
+            old = self._words[address >> 3]
+        return old
+
+    def put_l1_entry(self, domain: Domain, entry: int) -> None:
+        """Drop the references of an L1 entry that was in a table of ``domain``. Of a grant mapping no TLB of the domain keeps a trace."""
+        if not entry & PRESENT:
+            return
+        if not entry & GRANTED:
+            self._put_entry(L1, entry)
+            return
+        domain.flush_tlbs()
+        mfn = (entry & ADDRESS) >> 12
+        self.domains[self._memory.owner[mfn]].grant_table.drop_frame(mfn, domain.domid, writable=bool(entry & RW))
 
     def _check_flags(self, level: int, entry: int) -> None:
         if entry & (L1_DISALLOWED if level == L1 else DISALLOWED):
@@ -190,6 +215,10 @@ class PageTables:
             table[FIRST_XEN_SLOT : LAST_XEN_SLOT + 1] = 0
         present = table[(table & np.uint64(PRESENT)) != 0]
         if kind == L1:
+            granted = (present & np.uint64(GRANTED)) != 0
+            for entry in present[granted].tolist():
+                self.put_l1_entry(self.domains[self._memory.owner[mfn]], entry)
+            present = present[~granted]
             mfns = (present & _ENTRY_ADDRESS) >> _SHIFT
             self._frames.put_many(mfns, mfns[(present & np.uint64(RW)) != 0])
             return
@@ -231,4 +260,4 @@ def _adjust(table: npt.NDArray[np.uint64]) -> None:
     table[(table & np.uint64(PRESENT)) != 0] |= np.uint64(ADJUSTED)
 
 
-__all__ = ["ACCESSED", "ADDRESS", "DIRTY", "L2", "NX", "PRESENT", "PSE", "RW", "USER", "PageTables"]
+__all__ = ["ACCESSED", "ADDRESS", "DIRTY", "GRANTED", "L2", "NX", "PRESENT", "PSE", "RW", "USER", "PageTables"]

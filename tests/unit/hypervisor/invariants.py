@@ -9,14 +9,17 @@ from __future__ import annotations
 import numpy as np
 
 from pyxen.abi import event_channel as abi
+from pyxen.abi.grant_table import GNTMAP_device_map, GNTMAP_readonly, GTF_reading, GTF_writing
 from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.frame_table import ALLOCATED, L1, L4, NONE, PINNED, SEGMENT_DESCRIPTORS, TYPE_NAMES, WRITABLE, XEN_HEAP
+from pyxen.hypervisor.grant_table import GrantTable, pin_kinds
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.machine_memory import OWNER_NONE, OWNER_XEN
 from pyxen.hypervisor.page_tables import (
     ADDRESS,
     FIRST_XEN_SLOT,
+    GRANTED,
     L1_DISALLOWED,
     LAST_XEN_SLOT,
     M2P_SLOT,
@@ -30,11 +33,15 @@ from pyxen.hypervisor.page_tables import (
 class Expected:
     """References as they should be."""
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
+    def __init__(self, hypervisor: Hypervisor, *, guests_write: bool) -> None:
+        self.hypervisor = hypervisor
+        self.guests_write = guests_write
         self.memory = hypervisor.memory
         self.frames = hypervisor.frames
         self.counts = np.zeros(self.memory.total_frames, dtype=np.int64)
         self.type_counts = np.zeros(self.memory.total_frames, dtype=np.int64)
+        self.foreign: dict[int, list[int]] = {}  # frames held by grants of other domains: [times, for writing]
+        self.pins: dict[tuple[GrantTable, int], list[int]] = {}
 
     def hold(self, mfn: int, domid: int, kind: int | None, why: str) -> None:
         """``why`` refers to the frame: as ``kind``, or without a type."""
@@ -47,15 +54,29 @@ class Expected:
             found = self.frames.type[mfn]
             assert found == kind, f"{why} holds frame {mfn:#x} as {TYPE_NAMES[kind]}, but it is {TYPE_NAMES[found]}"
 
+    def grant(self, mfn: int, mapper: Domain, *, writable: bool) -> None:
+        """A mapping of a granted frame."""
+        owner = self.memory.owner[mfn]
+        self.hold(mfn, owner, WRITABLE if writable else None, f"a grant mapping of domain {mapper.domid}")
+        if owner != mapper.domid:
+            use = self.foreign.setdefault(mfn, [0, 0])
+            use[0] += 1
+            use[1] += writable
 
-def check(hypervisor: Hypervisor) -> None:
-    """AssertionError when a count, type, entry or channel is not what everything else says that it should be."""
+
+def check(hypervisor: Hypervisor, *, guests_write: bool = True) -> None:
+    """AssertionError when a count, type, entry or channel is not what everything else says that it should be. ``guests_write``: guests may
+    have written anything into their grant tables, so the marks there prove nothing."""
     with hypervisor.lock:
-        expected = Expected(hypervisor)
+        expected = Expected(hypervisor, guests_write=guests_write)
         for domain in hypervisor.domains():
-            if domain.domid:
+            if domain.domid and not domain.released:
                 _domain(expected, domain)
+            _foreign_maps(expected, domain)
+            _maptrack(expected, domain)
             _event_channels(domain)
+        for domain in hypervisor.domains():
+            _grants(expected, domain)
         _compare(expected, hypervisor)
 
 
@@ -89,9 +110,6 @@ def _domain(expected: Expected, domain: Domain) -> None:
             expected.hold(vcpu.info_frame, domain.domid, WRITABLE, f"{name} vcpu_info")
         if not domain.dying:
             assert vcpu.state.cr3 in (vcpu.kernel_root, vcpu.user_root)
-    for hold in (*domain.foreign_maps.values(), *domain.grant_table.mapped.values()):
-        for number in range(hold.times):
-            expected.hold(hold.mfn, domain.domid, WRITABLE if hold.writable and not number else None, "Domain 0's mapping")
     for mfn in domain.event_channels.held_frames():
         expected.hold(mfn, domain.domid, WRITABLE, "the FIFO ABI of event channels")
     _per_domain_area(expected, domain)
@@ -111,9 +129,11 @@ def _contents(expected: Expected, domain: Domain, mfn: int) -> None:
         entry = int(table[slot])
         if kind == L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
             continue
-        assert not entry & (L1_DISALLOWED if kind == L1 else PSE), f"L{kind} entry {entry:#x}"
+        assert not entry & (L1_DISALLOWED & ~GRANTED if kind == L1 else PSE), f"L{kind} entry {entry:#x}"
         target = (entry & ADDRESS) >> 12
-        if kind == L1:
+        if kind == L1 and entry & GRANTED:
+            expected.grant(target, domain, writable=bool(entry & RW))
+        elif kind == L1:
             expected.hold(target, domain.domid, WRITABLE if entry & RW else None, f"entry {slot} of L1 {mfn:#x}")
         else:
             expected.hold(target, domain.domid, kind - 1, f"entry {slot} of L{kind} {mfn:#x}")
@@ -141,6 +161,41 @@ def _per_domain_area(expected: Expected, domain: Domain) -> None:
             assert entry & PRESENT and mfn == wanted
         elif entry & PRESENT:
             assert expected.memory.owner[mfn] == OWNER_XEN
+
+
+def _foreign_maps(expected: Expected, domain: Domain) -> None:
+    for hold in domain.foreign_maps.values():
+        for number in range(hold.times):
+            expected.hold(hold.mfn, domain.domid, WRITABLE if hold.writable and not number else None, "Domain 0's mapping")
+
+
+def _maptrack(expected: Expected, domain: Domain) -> None:
+    """The pins of all mappings, and the references of those that no L1 entry holds."""
+    for mapping in domain.maptrack:
+        if not expected.hypervisor.is_present(mapping.table.domain):
+            continue
+        pins = expected.pins.setdefault((mapping.table, mapping.reference), [0, 0, 0, 0])
+        kinds = pin_kinds(mapping.flags)
+        assert kinds
+        for kind in kinds:
+            pins[kind] += 1
+        active = mapping.table.active[mapping.reference]
+        assert active.domid == domain.domid and active.frame == mapping.frame
+        if mapping.flags & GNTMAP_device_map or not domain.domid:
+            expected.grant(mapping.frame, domain, writable=not mapping.flags & GNTMAP_readonly)
+
+
+def _grants(expected: Expected, domain: Domain) -> None:
+    """Every grant in use has the pins of its mappings (copies are over when nothing runs), and its marks in the table."""
+    table = domain.grant_table
+    assert set(table.active) == {reference for owner, reference in expected.pins if owner is table}
+    for reference, active in table.active.items():
+        assert active.pins == expected.pins[table, reference]
+        if table.frames and domain.vcpus and not expected.guests_write:
+            wanted = GTF_reading | (GTF_writing if active.written else 0)
+            assert table.entries.status(reference) & wanted == wanted
+    owned = {mfn: use for mfn, use in expected.foreign.items() if expected.memory.owner[mfn] == domain.domid}
+    assert {mfn: [use.times, use.writers] for mfn, use in table.foreign.items()} == owned
 
 
 def _event_channels(domain: Domain) -> None:

@@ -1,0 +1,126 @@
+"""GNTTABOP_copy: octets between two pages, each named by a grant or, if it is the caller's own, by its frame (Xen's common/grant_table.c).
+
+All functions are called with the hypervisor lock held, so a page that was checked stays what it is until the copy is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pyxen.abi.grant_table import (
+    GNTCOPY_dest_gref,
+    GNTCOPY_source_gref,
+    GNTST_bad_copy_arg,
+    GNTST_bad_domain,
+    GNTST_bad_page,
+    GNTST_general_error,
+    GNTST_permission_denied,
+    gnttab_copy,
+    gnttab_copy_ptr,
+)
+from pyxen.hypervisor.dom0_interface import DOMID_SELF, GrantCopy, HypercallError
+from pyxen.hypervisor.frame_table import WRITABLE
+from pyxen.hypervisor.grant_entries import PAGE_SIZE, GrantError
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+
+
+def copy(caller: Domain, untrusted_op: gnttab_copy) -> None:
+    """One operation. GrantError."""
+    if not untrusted_op.len:
+        return
+    source, dest, flags, length = untrusted_op.source, untrusted_op.dest, untrusted_op.flags, untrusted_op.len
+    from_reference, to_reference = bool(flags & GNTCOPY_source_gref), bool(flags & GNTCOPY_dest_gref)
+    giver = _granter(caller, source.domid, by_reference=from_reference)
+    taker = _granter(caller, dest.domid, by_reference=to_reference)
+    with (
+        _page(caller, giver, source, by_reference=from_reference, readonly=True) as (from_mfn, *from_part),
+        _page(caller, taker, dest, by_reference=to_reference, readonly=False) as (to_mfn, *to_part),
+    ):
+        if source.offset + length > PAGE_SIZE or dest.offset + length > PAGE_SIZE:
+            raise GrantError(GNTST_bad_copy_arg, "a copy crosses the end of a page")
+        _check_part(source.offset, length, *from_part)
+        _check_part(dest.offset, length, *to_part)
+        memory = caller.hypervisor.memory
+        start = (from_mfn << 12) + source.offset
+        memory.page(to_mfn)[dest.offset : dest.offset + length] = bytes(memory.octets[start : start + length])
+        caller.hypervisor.note_write(to_mfn)
+
+
+def copy_local(caller: Domain, operation: GrantCopy) -> None:
+    """As ``copy``, with memory of Domain 0's own at one end. GrantError."""
+    end = gnttab_copy_ptr()
+    end.u.ref, end.domid, end.offset = operation.reference, operation.domid, operation.offset
+    length = operation.local.nbytes
+    granter = _granter(caller, operation.domid, by_reference=True)
+    with _page(caller, granter, end, by_reference=True, readonly=not operation.to_guest) as (mfn, *part):
+        if operation.offset + length > PAGE_SIZE:
+            raise GrantError(GNTST_bad_copy_arg, "a copy crosses the end of a page")
+        _check_part(operation.offset, length, *part)
+        page = caller.hypervisor.memory.page(mfn)[operation.offset : operation.offset + length]
+        if operation.to_guest:
+            page[:] = operation.local.cast("B")
+            caller.hypervisor.note_write(mfn)
+        else:
+            operation.local.cast("B")[:] = page
+
+
+def _granter(caller: Domain, untrusted_domid: int, *, by_reference: bool) -> Domain:
+    """The domain that one end names. Only the caller's own frames go without a grant. GNTST_permission_denied, GNTST_bad_domain."""
+    if untrusted_domid == DOMID_SELF:
+        return caller
+    if not by_reference:
+        raise GrantError(GNTST_permission_denied, "only DOMID_SELF may name frames")
+    table = caller.hypervisor.grant_table(untrusted_domid)
+    if table is None:
+        raise GrantError(GNTST_bad_domain, f"there is no domain {untrusted_domid}")
+    return table.domain
+
+
+@contextmanager
+def _page(caller: Domain, granter: Domain, end: gnttab_copy_ptr, *, by_reference: bool, readonly: bool) -> Iterator[tuple[int, int, int]]:
+    """Hold one end's page: pinned if granted, with a WRITABLE reference if written. -> (MFN, start, length) of what may be used."""
+    if not by_reference:
+        with _held(granter, end.u.gmfn, GNTST_bad_page, readonly=readonly):
+            yield end.u.gmfn, 0, PAGE_SIZE
+        return
+    table, reference = granter.grant_table, end.u.ref
+    active = table.pin_for_copy(reference, caller.domid, readonly=readonly)
+    try:
+        with _held(active.table.domain, active.frame, GNTST_bad_domain, readonly=readonly):
+            yield active.frame, active.start, active.length
+    finally:
+        table.unpin_copy(reference, readonly=readonly)
+
+
+@contextmanager
+def _held(owner: Domain, untrusted_mfn: int, status: int, *, readonly: bool) -> Iterator[None]:
+    """References on a frame for the time of a copy. ``status`` if it is not the owner's, GNTST_general_error if it can't be written."""
+    frames = owner.hypervisor.frames
+    try:
+        frames.get(untrusted_mfn, owner.domid)
+    except HypercallError as refusal:
+        raise GrantError(status, refusal.reason) from None
+    try:
+        if readonly:
+            yield
+            return
+        try:
+            frames.get_type(untrusted_mfn, WRITABLE)
+        except HypercallError as refusal:
+            raise GrantError(GNTST_general_error, refusal.reason) from None
+        try:
+            yield
+        finally:
+            frames.put_type(untrusted_mfn)
+    finally:
+        frames.put(untrusted_mfn)
+
+
+def _check_part(offset: int, length: int, start: int, size: int) -> None:
+    """GNTST_general_error outside of the part of the page that is granted."""
+    if offset < start or offset + length > start + size:
+        raise GrantError(GNTST_general_error, f"octets {offset} to {offset + length}, granted {start} to {start + size}")
