@@ -147,6 +147,10 @@ class VirtualCpu(Protocol):
         """The hypervisor or another vCPU wrote to frame ``mfn``: drop code translated from it. From any thread: takes effect before the
         next ``run``, or, while running, after a kick that this call makes by itself."""
 
+    def attach_gate(self, address: int, size: int) -> bool:
+        """Let native code serve exits on the block at ``address`` (native/pyxen_gate.h), which must outlive the vCPU. False: this engine has no
+        such code, or it is for a block of another size."""
+
     def read_fpu(self) -> bytes:
         """The 512-byte FXSAVE image."""
 

@@ -30,6 +30,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_cpu_read_fpu": (None, [c_void_p, POINTER(c_uint8)]),
     "pyxen_cpu_write_fpu": (c_int, [c_void_p, POINTER(c_uint8)]),
     "pyxen_cpu_cpuid": (None, [c_void_p, c_uint32, c_uint32, POINTER(c_uint32)]),
+    "pyxen_gate_attach": (c_int, [c_void_p, c_void_p, c_uint64]),
     "pyxen_tsc": (c_uint64, []),
 }
 

@@ -88,6 +88,9 @@ class UnicornCpu:
             if self._handle:
                 self._invalidate(self._handle, mfn)
 
+    def attach_gate(self, address: int, size: int) -> bool:
+        return not self._quick.pyxen_gate_attach(self._handle, address, size)
+
     def read_fpu(self) -> bytes:
         image = (ctypes.c_uint8 * FXSAVE_BYTES)()
         self._quick.pyxen_cpu_read_fpu(self._handle, image)

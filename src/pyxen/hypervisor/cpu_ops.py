@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from pyxen.abi import arch_x86_64, xen
 from pyxen.engine.interface import FS, GS, Dirty
 from pyxen.hypervisor import debug_registers, descriptors, guest_access, privileged_ops
+from pyxen.hypervisor.gate import TrapEntry
 from pyxen.hypervisor.msr import is_guest_address
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 from pyxen.hypervisor.traps import is_canonical
-from pyxen.hypervisor.vcpu import TrapEntry
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -36,7 +36,7 @@ VM_ASSISTS = frozenset(
 def set_trap_table(vcpu: Vcpu, address: int) -> int:
     """Read trap_info entries up to one with address 0. A NULL table clears all. -EFAULT; -EINVAL for an address that is not canonical."""
     if not address:
-        vcpu.traps = [None] * 256
+        vcpu.traps.clear()
         return 0
     for _ in range(BUDGET):
         vector, flags, _, handler = _TRAP.unpack(guest_access.read(vcpu, address, _TRAP.size))
@@ -124,9 +124,9 @@ def vm_assist(vcpu: Vcpu, command: int, kind: int) -> int:
     if kind not in VM_ASSISTS:
         return -errno.EINVAL
     if command == xen.VMASST_CMD_enable:
-        vcpu.domain.vm_assist |= 1 << kind
+        vcpu.domain.set_vm_assist(vcpu.domain.vm_assist | 1 << kind)
     elif command == xen.VMASST_CMD_disable:
-        vcpu.domain.vm_assist &= ~(1 << kind)
+        vcpu.domain.set_vm_assist(vcpu.domain.vm_assist & ~(1 << kind))
     else:
         return -errno.ENOSYS
     return 0

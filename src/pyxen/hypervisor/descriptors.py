@@ -28,6 +28,7 @@ PER_DOMAIN_START = 0xFFFF_8200_0000_0000
 #: Each vCPU has 16 pages for its GDT, then 16 for its LDT.
 PAGES_PER_VCPU = 32
 LDT_FIRST_PAGE = 16
+LDT_PAGES = PAGES_PER_VCPU - LDT_FIRST_PAGE
 
 _S, _P, _DPL3 = 1 << 12, 1 << 15, 3 << 13
 _LONG, _BIG = 1 << 21, 1 << 22
@@ -107,7 +108,7 @@ def release_gdt(vcpu: Vcpu) -> None:
         vcpu.domain.map_per_domain(vcpu.vcpu_id * PAGES_PER_VCPU + page, page_entry(vcpu.hypervisor.zero_frame))
         vcpu.hypervisor.frames.put_page_and_type(mfn)
     vcpu.gdt_frames, vcpu.gdt_entries = [], 0
-    vcpu.segment_cache.clear()
+    vcpu.forget_segments()
     vcpu.request_flush()
 
 
@@ -134,7 +135,7 @@ def release_ldt(vcpu: Vcpu) -> None:
         vcpu.request_flush()
     vcpu.ldt_frames.clear()
     vcpu.ldt_entries = 0
-    vcpu.segment_cache.clear()
+    vcpu.forget_segments()
 
 
 def map_ldt_page(vcpu: Vcpu, offset: int) -> bool:
@@ -170,7 +171,7 @@ def update_descriptor(vcpu: Vcpu, machine: int, untrusted: int) -> None:
         if frames.type_count[mfn] and frames.type[mfn] == SEGMENT_DESCRIPTORS:
             vcpu.words[machine >> 3] = checked
             for other in vcpu.domain.vcpus:
-                other.segment_cache.clear()
+                other.forget_segments()
         else:
             _update_ordinary(vcpu, machine, checked)
     finally:

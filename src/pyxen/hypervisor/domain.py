@@ -20,6 +20,7 @@ from pyxen.hypervisor.dom0_interface import GrantLimits, HypercallError, Shutdow
 from pyxen.hypervisor.event_channel import EventChannels
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
+from pyxen.hypervisor.gate import is_wanted
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.hooks import LifecycleEvent
 from pyxen.hypervisor.interval_timer import IntervalTimer
@@ -105,6 +106,10 @@ class Domain:
         cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=True)
         vcpu = Vcpu(self, number, cpu, self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE)
         self.vcpus.append(vcpu)
+        vcpu.gate.ldt_start = descriptors.ldt_base(vcpu)
+        vcpu.gate.ldt_end = vcpu.gate.ldt_start + descriptors.LDT_PAGES * 4096
+        if is_wanted() and cpu.attach_gate(ctypes.addressof(vcpu.gate), ctypes.sizeof(vcpu.gate)):
+            vcpu.gate.enabled = not self.hypervisor.hooks.watches_hypercalls
         state = vcpu.state
         state.gdt.base, state.gdt.limit = descriptors.gdt_base(vcpu), descriptors.LAST_GDT_OCTET
         state.cr0, state.cr4, state.efer = 0x80050033, 0x620, 0xD01
@@ -190,6 +195,21 @@ class Domain:
         if number > LAST_HYPERCALL_NUMBER:
             number = LAST_HYPERCALL_NUMBER + 1
         self.hypercalls[number] = self.hypercalls.get(number, 0) + 1
+
+    def hypercall_counts(self) -> dict[int, int]:
+        """How often each hypercall was made, those that the native gate served included."""
+        counts = dict(self.hypercalls)
+        for vcpu in self.vcpus:
+            for number, served in enumerate(vcpu.gate.hypercalls):
+                if served:
+                    counts[number] = counts.get(number, 0) + served
+        return counts
+
+    def set_vm_assist(self, assists: int) -> None:
+        """The bitmap of VMASST_TYPE_* that are on."""
+        self.vm_assist = assists
+        for vcpu in self.vcpus:
+            vcpu.gate.architectural_iopl = self.architectural_iopl
 
     def note_unimplemented(self, what: str) -> None:
         """Log once that the guest asked for something that is not there."""

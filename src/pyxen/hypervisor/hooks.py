@@ -47,12 +47,20 @@ class LifecycleEvent:
 class Hooks:
     """The subscriber lists. ``subscribe_*`` return a function that unsubscribes."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None], hypercalls_watched: Callable[[bool], None]) -> None:
+        """``hypercalls_watched`` is told when somebody begins to watch hypercalls and when nobody does any more: native code serves some of
+        them unseen otherwise."""
         self._report = report
+        self._hypercalls_watched = hypercalls_watched
         self.before_hypercall: list[Callable[[HypercallEvent], None]] = []
         self.after_hypercall: list[Callable[[HypercallEvent], None]] = []
         self.event_sent: list[Callable[[EventSent], None]] = []
         self.lifecycle: list[Callable[[LifecycleEvent], None]] = []
+
+    @property
+    def watches_hypercalls(self) -> bool:
+        """Whether anybody does."""
+        return bool(self.before_hypercall or self.after_hypercall)
 
     def subscribe_hypercall(
         self,
@@ -62,10 +70,12 @@ class Hooks:
     ) -> Callable[[], None]:
         """Call ``before`` and ``after`` around every hypercall of every guest."""
         undo = [_add(self.before_hypercall, before), _add(self.after_hypercall, after)]
+        self._hypercalls_watched(self.watches_hypercalls)
 
         def unsubscribe() -> None:
             for one in undo:
                 one()
+            self._hypercalls_watched(self.watches_hypercalls)
 
         return unsubscribe
 

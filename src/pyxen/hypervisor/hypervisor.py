@@ -22,6 +22,7 @@ from pyxen.hypervisor.dom0_interface import DOMID_SELF, Dom0Hypercalls, GrantLim
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.event_channel_delivery import HandlerDelivery
 from pyxen.hypervisor.frame_table import FrameTable
+from pyxen.hypervisor.gate import is_wanted
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.guest_time import CORRECTION_PERIOD_NS, GuestTime
 from pyxen.hypervisor.hooks import Hooks
@@ -50,7 +51,7 @@ class Hypervisor:
         self.lock = threading.RLock()
         self._breather = threading.Condition(self.lock)
         self.console = ConsoleRing()
-        self.hooks = Hooks(self.log)
+        self.hooks = Hooks(self.log, self._hypercalls_watched)
         self.memory = MachineMemory(memory_bytes)
         self.engine: Engine = engine_factory(self.memory.address, memory_bytes)
         if self_test:
@@ -122,6 +123,14 @@ class Hypervisor:
     def guest_log(self, domid: int, text: str) -> None:
         """One line that a guest caused: rate limited."""
         self.console.write_guest(domid, text)
+
+    def _hypercalls_watched(self, watched: bool) -> None:
+        """The native gate serves hypercalls only while nobody wants to see them."""
+        with self.lock:
+            for domain in self.domains():
+                for vcpu in domain.vcpus:
+                    self.stop_briefly(vcpu, None)
+                    vcpu.gate.enabled = not watched and is_wanted()
 
     def _timer_failed(self, error: BaseException) -> None:
         self.log(f"internal error in a timer: {error!r}")

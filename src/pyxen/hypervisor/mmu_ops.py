@@ -69,8 +69,8 @@ def mmu_update(vcpu: Vcpu, address: int, count: int, done_address: int, foreign:
 
 
 def _update_one(vcpu: Vcpu, pointer: int, value: int) -> None:
-    command = pointer & 3
-    machine = pointer & ~3
+    command = pointer & 7
+    machine = pointer & ~7
     hypervisor = vcpu.hypervisor
     domid = vcpu.domain.domid
     frames = hypervisor.frames
@@ -85,8 +85,6 @@ def _update_one(vcpu: Vcpu, pointer: int, value: int) -> None:
         return
     if command not in (xen.MMU_NORMAL_PT_UPDATE, xen.MMU_PT_UPDATE_PRESERVE_AD, xen.MMU_PT_UPDATE_NO_TRANSLATE):
         raise HypercallError(errno.ENOSYS, f"mmu_update command {command}")
-    if machine & 7:
-        raise HypercallError(errno.EINVAL, f"page-table entry at {machine:#x} is not aligned")
     frames.get(mfn, domid)
     try:
         if frames.type_count[mfn] and L1 <= frames.type[mfn] <= L4:

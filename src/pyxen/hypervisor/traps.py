@@ -130,7 +130,7 @@ def system_call(vcpu: Vcpu) -> None:
     state.r11 = state.rflags
     cs = FLAT_USER_CS32 if compatible else FLAT_KERNEL_CS
     ss = FLAT_KERNEL_SS
-    bounce(vcpu, handler, masks_events=masks, reported_cs=cs, reported_ss=ss)
+    bounce(vcpu, handler, masks_events=bool(masks), reported_cs=cs, reported_ss=ss)
     state.rflags &= ~FLAG_DF
 
 
@@ -207,3 +207,5 @@ def return_to(vcpu: Vcpu, context: list[int]) -> None:
         return
     segs[1].base, segs[1].limit, segs[1].attributes = code
     segs[2].base, segs[2].limit, segs[2].attributes = stack
+    vcpu.known_segments.remember("code", cs, code)
+    vcpu.known_segments.remember("stack", ss, stack)

@@ -7,11 +7,11 @@ by the hypervisor lock but ``kick``.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyxen.abi import vcpu as abi_vcpu
 from pyxen.engine.interface import Dirty, VirtualCpu
+from pyxen.hypervisor.gate import GateBlock, GateMember, KnownSegments, TrapEntry, TrapTable
 from pyxen.hypervisor.runstate import Runstate
 from pyxen.hypervisor.timers import Timer
 
@@ -28,19 +28,28 @@ NMI_VECTOR = 2
 CR0_TS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class TrapEntry:
-    """One line of the guest's trap table (struct trap_info)."""
-
-    address: int
-    dpl: int
-    masks_events: bool
-
-
 class Vcpu:
-    """See the module's text. ``info`` is the machine address of this vCPU's vcpu_info."""
+    """See the module's text. ``info`` is the machine address of this vCPU's vcpu_info. What the native gate needs is in ``gate``."""
+
+    kernel_mode = GateMember()
+    kernel_root = GateMember()
+    user_root = GateMember()
+    kernel_sp = GateMember()
+    gs_base_other = GateMember()
+    info = GateMember()
+    event_callback = GateMember()
+    syscall_callback = GateMember()
+    syscall_masks_events = GateMember()
+    cr0 = GateMember()
+    nmi_pending = GateMember()
+    nmi_active = GateMember()
 
     def __init__(self, domain: Domain, vcpu_id: int, cpu: VirtualCpu, info: int) -> None:
+        self.gate = GateBlock()
+        self.traps = TrapTable(self.gate)
+        self.info = info
+        self.kernel_mode = True
+        self.cr0 = 0x80050033
         self.domain = domain
         self.hypervisor = domain.hypervisor
         self.vcpu_id = vcpu_id
@@ -48,39 +57,27 @@ class Vcpu:
         self.state = cpu.state
         self.words = domain.hypervisor.memory.words
         self.octets = domain.hypervisor.memory.octets
-        self.info = info
         self.info_registered = False
 
-        self.kernel_mode = True
-        self.kernel_root = 0
-        self.user_root = 0
         self.kernel_ss = FLAT_KERNEL_SS
-        self.kernel_sp = 0
-        self.gs_base_other = 0
         self.iopl = 0
-        self.cr0 = 0x80050033
         self.cr4 = 0
         self.guest_dr7 = 0
         self.io_bitmap: tuple[int, int] | None = None
 
-        self.traps: list[TrapEntry | None] = [None] * 256
-        self.event_callback = 0
         self.failsafe_callback = 0
         self.failsafe_masks_events = False
-        self.syscall_callback = 0
-        self.syscall_masks_events = False
         self.syscall32_callback = 0
         self.syscall32_masks_events = False
         self.sysenter_callback = 0
         self.sysenter_masks_events = False
-        self.nmi_pending = False
-        self.nmi_active = False
 
         self.gdt_frames: list[int] = []
         self.gdt_entries = 0
         self.ldt_address = 0
         self.ldt_entries = 0
         self.ldt_frames: dict[int, int] = {}
+        self.known_segments = KnownSegments(self.gate)
         self.segment_cache: dict[int, tuple[int, int, int]] = {}
 
         self.initialised = False
@@ -128,6 +125,11 @@ class Vcpu:
         cs.base = ss.base = 0
         cs.limit = ss.limit = 0xFFFFFFFF
         self.state.dirty |= Dirty.SEGMENTS
+
+    def forget_segments(self) -> None:
+        """A descriptor table changed: selectors are to be looked up again."""
+        self.segment_cache.clear()
+        self.known_segments.forget()
 
     def request_flush(self) -> None:
         """Forget all translations before the guest runs again. The vCPU must not be in the guest now (``Hypervisor.stop_briefly``)."""

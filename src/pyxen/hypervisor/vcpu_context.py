@@ -17,9 +17,10 @@ from pyxen.abi.arch_x86_64 import (
 from pyxen.engine.interface import Dirty
 from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.dom0_interface import HypercallError
+from pyxen.hypervisor.gate import TrapEntry
 from pyxen.hypervisor.msr import is_guest_address
 from pyxen.hypervisor.traps import FLAG_IF, SETTABLE_FLAGS, is_canonical
-from pyxen.hypervisor.vcpu import FLAT_KERNEL_CS, FLAT_KERNEL_SS, KERNEL_CPL, TrapEntry
+from pyxen.hypervisor.vcpu import FLAT_KERNEL_CS, FLAT_KERNEL_SS, KERNEL_CPL
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -62,7 +63,7 @@ def _load_tables(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
     vcpu.syscall_callback = untrusted.syscall_callback_eip
     vcpu.syscall_masks_events = bool(untrusted.flags & VGCF_syscall_disables_events)
     vcpu.kernel_ss, vcpu.kernel_sp = untrusted.kernel_ss & 0xFFFF | 3, untrusted.kernel_sp
-    vcpu.domain.vm_assist |= untrusted.vm_assist
+    vcpu.domain.set_vm_assist(vcpu.domain.vm_assist | untrusted.vm_assist)
 
 
 def _load_registers(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:

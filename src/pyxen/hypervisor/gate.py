@@ -1,0 +1,153 @@
+"""The block that a vCPU shares with the native gate (native/pyxen_gate.h), and what of it Python code sees.
+
+The gate serves the hottest exits of PV guests inside the engine: system calls, page faults, event upcalls, HYPERVISOR_iret and a few
+hypercalls that only touch registers. ``traps`` and ``exits`` are the reference for each; with ``PYXEN_GATE=python`` in the environment
+they do all the work, on the same block.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import Protocol, overload
+
+SEGMENTS = 4
+HYPERCALLS = 64
+VECTORS = 256
+
+
+class GateTrap(ctypes.Structure):
+    """struct pyxen_gate_trap."""
+
+    _fields_ = [("address", ctypes.c_uint64), ("dpl", ctypes.c_uint32), ("masks_events", ctypes.c_uint32)]
+
+
+class GateSegment(ctypes.Structure):
+    """struct pyxen_gate_segment."""
+
+    _fields_ = [
+        ("base", ctypes.c_uint64),
+        ("selector", ctypes.c_uint32),
+        ("limit", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint32),
+        ("_pad", ctypes.c_uint32),
+    ]
+
+
+class GateBlock(ctypes.Structure):
+    """struct pyxen_gate."""
+
+    _fields_ = [
+        ("enabled", ctypes.c_uint64),
+        ("kernel_mode", ctypes.c_uint64),
+        ("kernel_root", ctypes.c_uint64),
+        ("user_root", ctypes.c_uint64),
+        ("kernel_sp", ctypes.c_uint64),
+        ("gs_base_other", ctypes.c_uint64),
+        ("info", ctypes.c_uint64),
+        ("event_callback", ctypes.c_uint64),
+        ("syscall_callback", ctypes.c_uint64),
+        ("syscall_masks_events", ctypes.c_uint64),
+        ("cr0", ctypes.c_uint64),
+        ("nmi_pending", ctypes.c_uint64),
+        ("nmi_active", ctypes.c_uint64),
+        ("architectural_iopl", ctypes.c_uint64),
+        ("ldt_start", ctypes.c_uint64),
+        ("ldt_end", ctypes.c_uint64),
+        ("system_calls", ctypes.c_uint64),
+        ("page_faults", ctypes.c_uint64),
+        ("upcalls", ctypes.c_uint64),
+        ("hypercalls", ctypes.c_uint64 * HYPERCALLS),
+        ("code", GateSegment * SEGMENTS),
+        ("stack", GateSegment * SEGMENTS),
+        ("traps", GateTrap * VECTORS),
+    ]
+
+
+def is_wanted() -> bool:
+    """Whether the native paths are to be used (``PYXEN_GATE`` is not ``python``)."""
+    return os.environ.get("PYXEN_GATE") != "python"
+
+
+@dataclass(frozen=True, slots=True)
+class TrapEntry:
+    """One line of the guest's trap table (struct trap_info)."""
+
+    address: int
+    dpl: int
+    masks_events: bool
+
+
+class TrapTable:
+    """The virtual IDT: ``TrapEntry`` or None for each vector, kept in the gate's block."""
+
+    def __init__(self, block: GateBlock) -> None:
+        self._block = block  # owns the array's memory
+        self._traps = block.traps
+
+    @overload
+    def __getitem__(self, vector: int) -> TrapEntry | None: ...
+    @overload
+    def __getitem__(self, vector: slice) -> list[TrapEntry | None]: ...
+    def __getitem__(self, vector: int | slice) -> TrapEntry | None | list[TrapEntry | None]:
+        if isinstance(vector, slice):
+            return [self[number] for number in range(*vector.indices(VECTORS))]
+        trap = self._traps[vector]
+        return TrapEntry(trap.address, trap.dpl, bool(trap.masks_events)) if trap.address else None
+
+    def __setitem__(self, vector: int, entry: TrapEntry | None) -> None:
+        trap = self._traps[vector]
+        if entry is None:
+            trap.address = trap.dpl = trap.masks_events = 0
+        else:
+            trap.address, trap.dpl, trap.masks_events = entry.address, entry.dpl, entry.masks_events
+
+    def clear(self) -> None:
+        """No handlers at all."""
+        ctypes.memset(ctypes.addressof(self._traps), 0, ctypes.sizeof(self._traps))
+
+
+class KnownSegments:
+    """User segments that have been checked for an iret; the gate uses them without looking at descriptors again. Forgotten
+    whenever a descriptor table changes."""
+
+    def __init__(self, block: GateBlock) -> None:
+        self._block = block
+        self._next = {"code": 0, "stack": 0}
+
+    def remember(self, kind: str, selector: int, loaded: tuple[int, int, int]) -> None:
+        """``kind`` is code or stack; ``loaded`` is (base, limit, attributes)."""
+        slots = getattr(self._block, kind)
+        if any(slot.selector == selector for slot in slots):
+            return
+        slot = slots[self._next[kind]]
+        self._next[kind] = (self._next[kind] + 1) % SEGMENTS
+        slot.selector = selector
+        slot.base, slot.limit, slot.attributes = loaded
+
+    def forget(self) -> None:
+        """Descriptors may have changed."""
+        for kind in ("code", "stack"):
+            for slot in getattr(self._block, kind):
+                slot.selector = 0
+
+
+class Gated(Protocol):
+    """Whatever has a gate block."""
+
+    gate: GateBlock
+
+
+class GateMember:
+    """A member of ``Vcpu`` that lives in its gate block under the same name, as an integer."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, vcpu: Gated, owner: type) -> int:
+        value: int = getattr(vcpu.gate, self._name)
+        return value
+
+    def __set__(self, vcpu: Gated, value: int) -> None:
+        setattr(vcpu.gate, self._name, value)
