@@ -46,23 +46,24 @@ class SmallDomain:
         self.words = hypervisor.memory.words
         self.usable = pages - TABLES
         self.l4, self.l3, self.l2, self.l1 = self.mfns[-TABLES:]
-        self._map(LEAF_FLAGS)
+        self._map()
         with hypervisor.lock:
             for vcpu in self.domain.vcpus:
                 self.domain.address_space.new_kernel_root(vcpu, self.l4)
                 vcpu.state.cr3 = vcpu.kernel_root
 
-    def _map(self, flags: int) -> None:
+    def _map(self) -> None:
         """Fill the page tables: ``BASE`` has all pages, writable but for the tables."""
         words = self.words
         words[self.l4 << 9 | BASE >> 39 & 511] = self.l3 << 12 | TABLE_FLAGS
         words[self.l3 << 9 | BASE >> 30 & 511] = self.l2 << 12 | TABLE_FLAGS
         words[self.l2 << 9 | BASE >> 21 & 511] = self.l1 << 12 | TABLE_FLAGS
         owner, kinds = self.hypervisor.memory.owner, self.frames.type
+        tables = (self.l4, self.l3, self.l2, self.l1)
         for pfn, mfn in enumerate(self.mfns):
             if owner[mfn] == self.domid:
-                writable = pfn < self.usable and kinds[mfn] in (NONE, WRITABLE)
-                words[self.l1 << 9 | pfn] = mfn << 12 | (flags if writable else flags & ~RW)
+                writable = mfn not in tables and kinds[mfn] in (NONE, WRITABLE)
+                words[self.l1 << 9 | pfn] = mfn << 12 | (LEAF_FLAGS if writable else LEAF_FLAGS & ~RW)
         with self.hypervisor.lock:
             self.frames.pin(self.l4, self.domid, L4)
 
@@ -70,7 +71,7 @@ class SmallDomain:
         """The first vCPU gets new page tables of fresh frames, whatever has become of the old ones."""
         self.dom0.set_max_memory(self.domid, self.domain.total_pages + TABLES)
         self.l4, self.l3, self.l2, self.l1 = self.dom0.populate_physmap(self.domid, TABLES).tolist()
-        self._map(LEAF_FLAGS)
+        self._map()
         with self.hypervisor.lock:
             self.domain.address_space.new_kernel_root(self.vcpu, self.l4)
 
