@@ -67,13 +67,25 @@ def test_guests_side_by_side(guests: dict[str, Path], machine: Machine) -> None:
     assert machine.domains() == []
 
 
+def _failures(guests: dict[str, Path], machine: Machine) -> str:
+    """Run all ordinary programs once more. -> what went wrong, a line each."""
+    programs = [program for program in all_programs() if program.expect == "poweroff" and not program.known_failure and not program.bench]
+    outcomes = {
+        program.name: machine.run(guests[program.name], vcpus=program.vcpus, memory_mib=program.memory_mib, timeout_s=program.timeout_s)
+        for program in programs
+    }
+    return "\n".join(f"{name}: {outcome}" for name, outcome in outcomes.items() if not outcome.passed)
+
+
 def test_guests_that_are_paused_all_the_time(guests: dict[str, Path], machine: Machine) -> None:
     """All programs again, stopped and resumed thousands of times a second: nothing may be lost, done twice or torn."""
-    programs = [program for program in all_programs() if program.expect == "poweroff" and not program.known_failure and not program.bench]
-    failures = []
     with machine.pausing():
-        for program in programs:
-            outcome = machine.run(guests[program.name], vcpus=program.vcpus, memory_mib=program.memory_mib, timeout_s=program.timeout_s)
-            if not outcome.passed:
-                failures.append(f"{program.name}: {outcome}")
-    assert not failures, "\n".join(failures)
+        failures = _failures(guests, machine)
+    assert not failures, failures
+
+
+def test_guests_without_the_native_gate(guests: dict[str, Path], machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python paths are the reference for the native ones: the programs see no difference."""
+    monkeypatch.setenv("PYXEN_GATE", "python")
+    failures = _failures(guests, machine)
+    assert not failures, failures
