@@ -44,7 +44,7 @@ async def settle() -> None:
 
 def run(scenario: object) -> None:
     assert callable(scenario)
-    asyncio.run(asyncio.wait_for(scenario(Hooks(print)), 20))
+    asyncio.run(asyncio.wait_for(scenario(Hooks(print, lambda watched: None)), 20))
 
 
 def test_nobody_is_subscribed_when_nobody_reads() -> None:
