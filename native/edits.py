@@ -32,7 +32,8 @@ EDITS: tuple[Edit, ...] = (
         "    qemu/target/i386/unicorn.c\n",
         AFTER,
         "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n"
-        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
+        "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_decode.c\n"
+        "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
         "    qemu/target/i386/pyxen_gate.c\n",
     ),
     Edit(
@@ -544,5 +545,34 @@ EDITS: tuple[Edit, ...] = (
         "void helper_rdpmc(CPUX86State *env)\n{\n",
         AFTER,
         "    raise_exception_ra(env, EXCP0D_GPF, GETPC());\n",
+    ),
+    # ------------------------------------------------------------------ addresses
+    Edit(
+        I386 + "excp_helper.c",
+        "An address that is not canonical is #SS(0) when it is the stack's, not #GP(0).",
+        "        raise_exception_err_ra(env, cs->exception_index,\n",
+        BEFORE,
+        "        if (cs->exception_index == EXCP0D_GPF && access_type != MMU_INST_FETCH) {\n"
+        "            cpu_restore_state(cs, retaddr, true);\n"
+        "            if (pyxen_is_stack_access(env, addr)) {\n"
+        "                cs->exception_index = EXCP0C_STACK;\n"
+        "            } else {\n"
+        "                cs->exception_index = EXCP0D_GPF; /* looking at the instruction may have changed it */\n"
+        "            }\n"
+        "            env->error_code = 0;\n"
+        "        }\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "A 16-byte store into a page that is not there writes nothing: the upper half, which reaches there, goes first.",
+        "static inline void gen_sto_env_A0(DisasContext *s, int offset)\n{\n",
+        AFTER,
+        "    TCGContext *pyxen_tcg = s->uc->tcg_ctx;\n"
+        "    tcg_gen_addi_tl(pyxen_tcg, s->tmp0, s->A0, 8);\n"
+        "    tcg_gen_ld_i64(pyxen_tcg, s->tmp1_i64, pyxen_tcg->cpu_env, offset + offsetof(ZMMReg, ZMM_Q(1)));\n"
+        "    tcg_gen_qemu_st_i64(pyxen_tcg, s->tmp1_i64, s->tmp0, s->mem_index, MO_LEQ);\n"
+        "    tcg_gen_ld_i64(pyxen_tcg, s->tmp1_i64, pyxen_tcg->cpu_env, offset + offsetof(ZMMReg, ZMM_Q(0)));\n"
+        "    tcg_gen_qemu_st_i64(pyxen_tcg, s->tmp1_i64, s->A0, s->mem_index, MO_LEQ);\n"
+        "    return;\n",
     ),
 )

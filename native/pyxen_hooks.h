@@ -38,6 +38,10 @@ int pyxen_segment_cpl(struct CPUX86State *env, int cpl);
 int pyxen_watched_accesses(struct CPUState *cpu, uint64_t page);
 void pyxen_check_watchpoints(struct CPUState *cpu, uint64_t address, uint64_t size, int access, uintptr_t retaddr);
 
+/* Looks at the instruction at RIP. */
+bool pyxen_is_stack_access(struct CPUX86State *env, uint64_t address);
+bool pyxen_at_bytes(struct CPUX86State *env, const uint8_t *wanted, int count);
+
 /* In hflags, hence part of what a block is translated for: MXCSR unmasks an exception. */
 #define PYXEN_HF_SSE_CHECKED (1u << 28)
 void pyxen_mxcsr_loaded(struct CPUX86State *env);

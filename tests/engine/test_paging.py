@@ -20,7 +20,7 @@ from pyxen.engine.sandbox import (
 )
 from tests.engine.assembler import assemble
 
-PF, GP = 14, 13
+PF, GP, SS = 14, 13, 12
 HOLE = 0x500000
 #: Bits of the page-fault error code.
 P, W, U, R, I = 1, 2, 4, 8, 16  # noqa: E741
@@ -85,10 +85,59 @@ def test_a_fault_in_the_second_half_of_an_access(box: Sandbox) -> None:
     assert box.read(DATA + PAGE - 8) == 0  # nothing was written
 
 
-def test_an_address_that_is_not_canonical(box: Sandbox) -> None:
-    cpu = box.cpu(assemble("movabs rbx, 0x800000000000; mov rax, [rbx]"))
+NOT_CANONICAL = 0x0000900000000000
+
+
+@pytest.mark.parametrize("cpl", [1, 3])
+@pytest.mark.parametrize(
+    ("source", "vector"),
+    [
+        ("mov rax, [rbx]", GP),
+        ("mov [rbx], rax", GP),
+        ("mov rax, [rbp]", SS),
+        ("mov [rbp + rcx * 2 + 8], rax", SS),
+        ("mov rax, [rbx + rbp]", GP),
+        ("mov rax, [rsp + 8]", SS),
+        ("mov rax, [r12]", GP),
+        ("mov rax, [r13 + 8]", GP),
+        ("mov rax, fs:[rbp]", GP),
+        ("lock inc qword ptr [rbp]", SS),
+        ("movups xmm0, [rbp]", SS),
+        ("movups [rbp], xmm0", SS),
+        ("pshufb xmm0, [rsp]", SS),
+        ("push rax", SS),
+        ("pop rax", SS),
+        ("push qword ptr [rip]", SS),
+        ("call rax", SS),
+        ("ret", SS),
+        ("leave", SS),
+        ("pushfq", SS),
+        ("movsq", GP),
+        ("movabs rax, [0x0000900000000000]", GP),
+    ],
+)
+def test_an_address_that_is_not_canonical(box: Sandbox, cpl: int, source: str, vector: int) -> None:
+    cpu = box.cpu(assemble(f"nop; {source}"), cpl=cpl)
+    state = cpu.state
+    state.rbx = state.rbp = state.rsp = state.r12 = state.r13 = state.rsi = NOT_CANONICAL
+    state.rax, state.rcx, state.cr2 = CODE, 1, 0x1234
+    if source == "mov rax, [rbx + rbp]":
+        state.rbp = 0
     assert cpu.run() == ExitReason.EXCEPTION
-    assert (cpu.state.vector, cpu.state.error_code, cpu.state.rip) == (GP, 0, CODE + 10)
+    assert (state.vector, state.error_code, state.rip, state.cr2) == (vector, 0, CODE + 1, 0x1234)
+
+
+@pytest.mark.parametrize("offset", [1, 7, 8, 9, 15])
+def test_a_16_byte_store_into_a_page_that_is_not_there_writes_nothing(box: Sandbox, offset: int) -> None:
+    box.map(HOLE, DATA, PRESENT | WRITE)
+    cpu = box.cpu(assemble(f"mov rbx, {HOLE + PAGE - 16 + offset}; pcmpeqd xmm0, xmm0; movups [rbx], xmm0; syscall"))
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert (cpu.state.vector, cpu.state.cr2 // PAGE, cpu.state.error_code) == (PF, HOLE // PAGE + 1, W)
+    assert box.memory[DATA + PAGE - 32 : DATA + PAGE] == bytes(32)
+    box.map(HOLE + PAGE, DATA + PAGE, PRESENT | WRITE)
+    assert cpu.run() == ExitReason.SYSCALL
+    start = DATA + PAGE - 16 + offset
+    assert box.memory[start - 1 : start + 17] == b"\0" + b"\xff" * 16 + b"\0"
 
 
 def test_an_instruction_that_reaches_into_an_absent_page_faults_at_itself(box: Sandbox) -> None:

@@ -1,5 +1,4 @@
-/* @known_failure the engine makes two 8-byte stores of a 16-byte one
- * A 16-byte store that crosses from a mapped page into one that is not: all or nothing. */
+/* A 16-byte store that crosses from a mapped page into one that is not: all or nothing. */
 #include "guest.h"
 
 static u8 window[2 * PAGE_SIZE] page_aligned;

@@ -1,5 +1,4 @@
-/* @known_failure the engine gives #GP for every non-canonical address
- * #SS: non-canonical addresses through RSP and RBP. */
+/* #SS: non-canonical addresses through RSP and RBP. */
 #include "guest.h"
 
 PROGRAM(trap_ss)
