@@ -76,8 +76,10 @@ class Dom0:
         if not 1 <= max_grant_frames <= 4096 or not 0 <= max_maptrack_frames <= 1 << 16 or max_grant_version not in (1, 2):
             raise HypercallError(errno.EINVAL, "limits of grants: 1 to 4096 table frames, up to 65536 maptrack frames, version 1 or 2")
         limits = GrantLimits(max_grant_frames, max_maptrack_frames, max_grant_version)
-        if len(handle) != 16 or not 1 <= max_vcpus <= MAX_VCPUS or max_evtchn_port < 1:
-            raise HypercallError(errno.EINVAL, f"a domain of 1 to {MAX_VCPUS} vCPUs with a 16-byte handle is needed")
+        if not 1 <= max_vcpus <= MAX_VCPUS:
+            raise HypercallError(errno.EINVAL, f"a domain has 1 to {MAX_VCPUS} vCPUs, not {max_vcpus}")
+        if len(handle) != 16 or max_evtchn_port < 1:
+            raise HypercallError(errno.EINVAL, "a handle of 16 octets and at least one event-channel port are needed")
         with self._lock:
             return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, limits).domid
 
@@ -176,7 +178,7 @@ class Dom0:
         with self._lock:
             domain = self._hypervisor.domain(domid)
             now = self._hypervisor.now()
-            return [self._vcpu_info(vcpu, now) for vcpu in domain.vcpus]
+            return [self._vcpu_info(vcpu, now) for vcpu in domain.vcpus] if domid else _domain0_vcpus()
 
     def _vcpu_info(self, vcpu: Vcpu, now: int) -> VcpuInfo:
         hard, soft = self._affinity.get((vcpu.domain.domid, vcpu.vcpu_id), (None, None))
@@ -410,6 +412,21 @@ class Dom0:
 
 def _host_cpus() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _domain0_vcpus() -> list[VcpuInfo]:
+    """The embedded Domain 0 is one loop; it shows the host's CPUs as its vCPUs, the loop's time on the first."""
+    return [
+        VcpuInfo(
+            vcpu=number,
+            online=True,
+            blocked=number > 0,
+            running=number == 0,
+            cpu_time_ns=_domain0_time() if number == 0 else 0,
+            cpu=number,
+        )
+        for number in range(_host_cpus())
+    ]
 
 
 def _domain0_time() -> int:
