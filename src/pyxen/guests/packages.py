@@ -23,10 +23,12 @@ from pathlib import Path
 KERNEL_META_PACKAGES = ("linux-image-amd64", "linux-image-generic")
 #: What else is unpacked: a static busybox for ramdisks; GRUB's PV images; the tools and headers that pyxen is compared with.
 PLAIN_PACKAGES = ("busybox-static", "grub-xen-bin", "grub-xen-host", "libxen-dev", "xenstore-utils", "libxenstore4", "libxentoolcore1")
+#: Unpacked where the machine's sources have it: Xen's own test programs, of the version that pyxen presents.
+OPTIONAL_PACKAGES = ("xen-utils-4.17",)
 #: Package lists younger than this (seconds) are not fetched again.
 LISTS_LIFETIME = 24 * 3600
 #: Bump when what is unpacked from the same packages changes.
-LAYOUT = 1
+LAYOUT = 2
 
 Report = Callable[[str], None]
 
@@ -120,7 +122,7 @@ def _fill(cache: Path, report: Report) -> GuestPackages:
     report("reading the package lists")
     apt.update()
     kernel_package = _kernel_package(apt)
-    names = (kernel_package, *PLAIN_PACKAGES)
+    names = (kernel_package, *PLAIN_PACKAGES, *(name for name in OPTIONAL_PACKAGES if apt.show(name)))
     # On the same file system as its destination, so that the rename at the end is atomic.
     with tempfile.TemporaryDirectory(prefix="unpack.", dir=cache) as scratch_name:
         scratch = Path(scratch_name)

@@ -32,7 +32,7 @@ def test_a_filled_cache_needs_no_apt(guest_packages: GuestPackages, monkeypatch:
 
 def test_an_incomplete_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "root").mkdir()
-    (tmp_path / "root" / ".pyxen-packages.json").write_text('{"layout": 1, "packages": {"busybox-static": "1"}}')
+    (tmp_path / "root" / ".pyxen-packages.json").write_text(f'{{"layout": {packages.LAYOUT}, "packages": {{"busybox-static": "1"}}}}')
     monkeypatch.setenv("PYXEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(PackageError, match="apt-get not found"):
