@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import errno
 import fcntl
 import logging
 import logging.handlers
@@ -18,6 +16,7 @@ from pathlib import Path
 from pyxen.backends.console import ConsoleBackend
 from pyxen.engine.interface import EngineFactory
 from pyxen.host import protocol
+from pyxen.host.confinement import ConfinementError, confine
 from pyxen.host.control_server import ControlServer, MethodTable
 from pyxen.host.hypervisor_log import HypervisorLog
 from pyxen.host.package_version import package_version
@@ -35,7 +34,6 @@ from pyxen.xenstore.store import Store
 
 _logger = logging.getLogger(__name__)
 
-_PR_SET_NO_NEW_PRIVS = 38
 _PAGE_KIB = 4
 _LOG_BYTES = 2 << 20
 _LOG_TAIL_BYTES = 4 << 20
@@ -84,7 +82,12 @@ class HostProcess:
 
         Raises ``HostStartError``, ``EngineError`` and ``OSError`` when it can't start; then nothing is left either.
         """
-        drop_privileges()
+        try:
+            filtered = confine()
+        except ConfinementError as error:
+            raise HostStartError(str(error)) from None
+        if not filtered:
+            _logger.warning("this kernel has no seccomp: system calls are not filtered")
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as undo:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -166,13 +169,6 @@ def _last_lines(path: Path, count: int) -> str:
         return ""
     lines = text.splitlines(keepends=True)
     return "".join(lines[-count:] if count > 0 else lines)
-
-
-def drop_privileges() -> None:
-    """Nothing that this process executes ever gets more rights than it has. Raises ``HostStartError``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise HostStartError(f"prctl(PR_SET_NO_NEW_PRIVS): {os.strerror(ctypes.get_errno() or errno.EPERM)}")
 
 
 def configure_logging(runtime: RuntimeDirectory) -> None:

@@ -1,0 +1,45 @@
+"""What the host process gives up. Each test confines a process of its own: there is no way back."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from pyxen.host.confinement import REFUSED_CALLS
+
+
+def _run(code: str) -> str:
+    program = "from pyxen.host.confinement import confine\nassert confine()\n" + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("name", ["ptrace", "mount", "unshare", "bpf", "process_vm_readv", "fsmount"])
+def test_a_refused_call_answers_eperm(name: str) -> None:
+    output = _run(
+        f"""
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        print(libc.syscall({REFUSED_CALLS[name]}, -1, 0, 0, 0, 0, 0), ctypes.get_errno())
+        """
+    )
+    assert output.split() == ["-1", str(errno.EPERM)]
+
+
+def test_what_the_host_does_still_works() -> None:
+    output = _run(
+        """
+        import mmap, os, socket, subprocess, sys, threading
+        os.memfd_create("x")
+        socket.socketpair()
+        done = []
+        thread = threading.Thread(target=done.append, args=(1,))
+        thread.start(); thread.join()
+        assert subprocess.run([sys.executable, "-c", "pass"]).returncode == 0
+        print("NoNewPrivs:\\t1" in open("/proc/self/status").read(), done, "Seccomp:\\t2" in open("/proc/self/status").read())
+        """
+    )
+    assert output.split() == ["True", "[1]", "True"]
