@@ -212,7 +212,7 @@ class HostService:
             uptime_s=entry.uptime_s,
             console_tty=self._console_tty(self._toolstack.registry.find(info.domid)),
             ssidref=info.ssidref,
-            under_construction=self._toolstack.registry.is_under_construction(info.domid),
+            under_construction=info.domid != 0 and not info.dying and self._toolstack.registry.find(info.domid) is None,
         )
 
     def _console_tty(self, record: DomainRecord | None) -> str:

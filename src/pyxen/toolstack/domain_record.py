@@ -113,9 +113,6 @@ class DomainRegistry:
         """The domain exists, but can't be used before ``add``."""
         self._under_construction[domid] = name
 
-    def is_under_construction(self, domid: int) -> bool:
-        return domid in self._under_construction
-
     def find_name(self, name: str) -> int | None:
         """The id of the domain of that name, also of one that is still being built."""
         record = self.named(name)

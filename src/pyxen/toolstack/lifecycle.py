@@ -177,6 +177,8 @@ class Toolstack:
 
     async def states(self, domid: int) -> AsyncGenerator[StateReached, None]:
         """The states that the domain goes through, from now to its end. See ``DomainRegistry.states``."""
+        # A shutdown whose event is still on its way to us is told with its reason, not only as the state that the hypervisor reports.
+        self.check_domains()
         current = None
         with contextlib.suppress(HypercallError):
             current = state_of(self._dom0.domain_info(domid))
