@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import struct
 from collections.abc import Callable
@@ -14,6 +15,26 @@ from pyxen.abi.event_channel import (
     EVTCHNOP_bind_vcpu,
     EVTCHNOP_bind_virq,
     EVTCHNOP_status,
+)
+from pyxen.abi.grant_table import (
+    GNTTABOP_cache_flush,
+    GNTTABOP_copy,
+    GNTTABOP_get_status_frames,
+    GNTTABOP_map_grant_ref,
+    GNTTABOP_set_version,
+    GNTTABOP_setup_table,
+    GNTTABOP_swap_grant_ref,
+    GNTTABOP_transfer,
+    GNTTABOP_unmap_and_replace,
+    GNTTABOP_unmap_grant_ref,
+    gnttab_copy,
+    gnttab_get_status_frames,
+    gnttab_map_grant_ref,
+    gnttab_setup_table,
+    gnttab_swap_grant_ref,
+    gnttab_transfer,
+    gnttab_unmap_and_replace,
+    gnttab_unmap_grant_ref,
 )
 from pyxen.abi.vcpu import VCPUOP_down, VCPUOP_initialise, VCPUOP_up
 from pyxen.hypervisor import (
@@ -49,7 +70,7 @@ _COMMANDS: dict[int, tuple[int, ...]] = {
     xen.HYPERVISOR_event_channel_op: tuple(event_channel_op._OPERATIONS),
     xen.HYPERVISOR_sched_op: tuple(sched_op._OPERATIONS),
     xen.HYPERVISOR_vcpu_op: tuple(vcpu_op._OPERATIONS),
-    xen.HYPERVISOR_grant_table_op: tuple(grant_table_op._OPERATIONS),
+    xen.HYPERVISOR_grant_table_op: (*grant_table_op._QUERIES, *grant_table_op._LISTS, GNTTABOP_cache_flush),
     xen.HYPERVISOR_memory_op: tuple(memory_op._OPERATIONS),
     xen.HYPERVISOR_xen_version: tuple(xen_version._OPERATIONS),
     xen.HYPERVISOR_callback_op: (0, 1),
@@ -61,17 +82,33 @@ _COMMANDS: dict[int, tuple[int, ...]] = {
     xen.HYPERVISOR_set_debugreg: tuple(range(9)),
     xen.HYPERVISOR_get_debugreg: tuple(range(9)),
 }
+#: Grant references in use.
+REFERENCES = 12
+_GRANT_STRUCTURES: dict[int, type[ctypes.Structure]] = {
+    GNTTABOP_map_grant_ref: gnttab_map_grant_ref,
+    GNTTABOP_unmap_grant_ref: gnttab_unmap_grant_ref,
+    GNTTABOP_unmap_and_replace: gnttab_unmap_and_replace,
+    GNTTABOP_copy: gnttab_copy,
+    GNTTABOP_transfer: gnttab_transfer,
+    GNTTABOP_swap_grant_ref: gnttab_swap_grant_ref,
+    GNTTABOP_setup_table: gnttab_setup_table,
+    GNTTABOP_get_status_frames: gnttab_get_status_frames,
+}
 _EXTENDED = tuple(mmu_ops._OPERATIONS)
 
 
 class HostileGuest:
-    """``log`` has the calls made, for a failure's report."""
+    """``log`` has the calls made, for a failure's report; guests that share one list have their calls in order. ``friend`` is the domain id
+    of another hostile guest, with which it trades grants."""
 
-    def __init__(self, hypervisor: Hypervisor, victim: SmallDomain, dice: random.Random) -> None:
+    def __init__(
+        self, hypervisor: Hypervisor, victim: SmallDomain, dice: random.Random, *, friend: int = 77, log: list[str] | None = None
+    ) -> None:
         self.guest = SmallDomain(hypervisor, pages=96, vcpus=2)
         self.dice = dice
         self.loose = [self.guest.free_page() for _ in range(LOOSE_FRAMES)]
-        self.log: list[str] = []
+        self.log: list[str] = [] if log is None else log
+        self.friend = friend
         guest, memory = self.guest, hypervisor.memory
         self._frames: tuple[tuple[int, ...], ...] = (
             tuple(guest.mfns[ARGUMENT_PAGES : guest.usable]),
@@ -97,6 +134,8 @@ class HostileGuest:
             self._command,
             self._command,
             self._memory_op,
+            self._grants,
+            self._grants,
             self._multicall,
             self._anything,
         )
@@ -249,6 +288,65 @@ class HostileGuest:
         command = self.dice.choice((0, 1, 1, 6)) | (self.dice.choice((0, 0, 0, 1, self._value())) << 6)
         return xen.HYPERVISOR_memory_op, (command & MASK64, self._put(reservation))
 
+    def _scribble_on_grants(self) -> None:
+        """Write entries into its own table, as a guest can at any time."""
+        guest, dice = self.guest, self.dice
+        for table in guest.domain.grant_table.frames[:1]:
+            for _ in range(4):
+                reference = dice.randrange(REFERENCES)
+                flags = dice.choice((1, 1, 1, 1, 1, 1, 0, 2, 3, 5, 0x101, dice.getrandbits(16)))
+                domid = dice.choice((*[self.friend] * 6, guest.domid, 0, 77))
+                mfn = dice.choice(guest.mfns[ARGUMENT_PAGES:]) if dice.random() < 0.8 else self._mfn()
+                if dice.random() < 0.7:
+                    guest.words[(table << 9) + reference] = flags | domid << 16 | (mfn & 0xFFFFFFFF) << 32
+                else:  # as of version 2
+                    guest.words[(table << 9) + 2 * reference] = flags | domid << 16 | dice.getrandbits(32) << 32
+                    guest.words[(table << 9) + 2 * reference + 1] = mfn
+
+    def _grants(self) -> tuple[int, tuple[int, ...]]:
+        self._scribble_on_grants()
+        dice = self.dice
+        command = dice.choice(tuple(_GRANT_STRUCTURES)) if dice.random() < 0.9 else GNTTABOP_set_version
+        if command == GNTTABOP_set_version:
+            return xen.HYPERVISOR_grant_table_op, (command, self._put(struct.pack("<I", dice.choice((1, 2, 2, 3)))), 1)
+        count = dice.choice((1, 1, 2, 5))
+        operations = b"".join(bytes(self._grant_operation(_GRANT_STRUCTURES[command])) for _ in range(count))
+        return xen.HYPERVISOR_grant_table_op, (command, self._put(operations), self._count(count))
+
+    def _grant_operation(self, layout: type[ctypes.Structure]) -> ctypes.Structure:
+        """Each field by its name, with a value that could be meant."""
+        dice, operation = self.dice, layout()
+        where = self.guest.at(dice.randrange(self.guest.usable, 500))
+        if dice.random() < 0.3:
+            where = (self.guest.l1 << 12) + 8 * dice.randrange(ARGUMENT_PAGES, 512)
+        values = {
+            "host_addr": where if dice.random() < 0.8 else self._address(),
+            "new_addr": dice.choice((0, where, self._address())),
+            "dev_bus_addr": dice.choice((0, self._mfn() << 12 & MASK64)),
+            "flags": dice.choice((2, 2, 2, 6, 6, 18, 22, 3, 1, 7, dice.getrandbits(20)))
+            if layout is not gnttab_copy
+            else dice.randrange(4),
+            "handle": dice.randrange(12),
+            "mfn": self._mfn(),
+            "len": dice.choice((0, 8, 4096, 4097, 1)),
+            "nr_frames": dice.choice((0, 1, 2, 64, 65, self._value() & 0xFFFFFFFF)),
+            "frame_list": self._address(),
+        }
+        for field, *_ in layout._fields_:
+            if field in ("dom", "domid"):
+                setattr(operation, field, dice.choice((*[self.friend] * 6, 0x7FF0, self.guest.domid, dice.choice(self._domids))))
+            elif field in ("ref", "ref_a", "ref_b"):
+                setattr(operation, field, dice.randrange(REFERENCES) if dice.random() < 0.95 else self._value() & 0xFFFFFFFF)
+            elif field in values:
+                setattr(operation, field, values[field])
+        if isinstance(operation, gnttab_copy):
+            for end, bit in ((operation.source, 1), (operation.dest, 2)):
+                by_reference = operation.flags & bit
+                end.u.gmfn = dice.randrange(REFERENCES) if by_reference else self._mfn()
+                end.domid = self.friend if by_reference else 0x7FF0
+                end.offset = dice.choice((0, 8, 4095, 4096))
+        return operation
+
     def _multicall(self) -> tuple[int, tuple[int, ...]]:
         count = self.dice.choice((1, 4))
         entries = bytearray()
@@ -295,7 +393,8 @@ class HostileGuest:
         number, arguments = self.dice.choice(self._calls)()
         self._recover()
         vcpu = self.guest.domain.vcpus[0]
-        self.log.append(f"{hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number}{tuple(map(hex, arguments))}")
+        name = hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number
+        self.log.append(f"d{self.guest.domid}: {name}{tuple(map(hex, arguments))}")
         make_hypercall(self.guest.hypervisor, vcpu, number, arguments)
 
 

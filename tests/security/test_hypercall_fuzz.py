@@ -1,4 +1,5 @@
-"""Random hypercalls of a hostile guest: it always gets an answer; no reference is miscounted; another domain notices nothing.
+"""Random hypercalls of hostile guests, alone and two in league: each gets an answer, no reference is miscounted, and another domain
+notices nothing.
 
 The seeds are fixed. PYXEN_LONG=1 takes many more, from a base that PYXEN_SEED names.
 """
@@ -34,23 +35,28 @@ def machine() -> Iterator[Hypervisor]:
 @pytest.mark.long
 @pytest.mark.timeout(3600 if LONG else 120)
 @pytest.mark.parametrize("seed", range(SEED, SEED + RUNS))
-def test_hostile_guest(machine: Hypervisor, seed: int) -> None:
+def test_hostile_guests(machine: Hypervisor, seed: int) -> None:
     free = machine.memory.free_frames
     victim = SmallDomain(machine)
     secret = bytes(range(256)) * 16
     victim.write(victim.at(1), secret)
     before = machine.memory.tables[victim.mfns].copy()
-    hostile = HostileGuest(machine, victim, random.Random(seed))
+    dice = random.Random(seed)
+    hostile = [HostileGuest(machine, victim, dice)]
+    if seed % 2:
+        hostile.append(HostileGuest(machine, victim, dice, friend=hostile[0].guest.domid, log=hostile[0].log))
+        hostile[0].friend = hostile[1].guest.domid
     try:
         for number in range(CALLS):
-            hostile.act()
+            dice.choice(hostile).act()
             if number % CHECK_EVERY == CHECK_EVERY - 1:
                 invariants.check(machine)
     except Exception as error:
-        pytest.fail(f"seed {seed}, call {number}: {error!r}; the last calls were\n" + "\n".join(hostile.log[-SHOWN_CALLS:]))
+        pytest.fail(f"seed {seed}, call {number}: {error!r}; the last calls were\n" + "\n".join(hostile[0].log[-SHOWN_CALLS:]))
     assert victim.read(victim.at(1), PAGE) == secret
     assert (machine.memory.tables[victim.mfns] == before).all()
-    hostile.guest.destroy()
-    invariants.check(machine)
+    for guest in hostile:
+        guest.guest.destroy()
+        invariants.check(machine)
     victim.destroy()
     assert machine.memory.free_frames == free
