@@ -96,6 +96,7 @@ class Hooks:
                 self._report(f"hook {subscriber!r} raised {error!r} and was removed")
                 if subscriber in subscribers:
                     subscribers.remove(subscriber)
+                    self._hypercalls_watched(self.watches_hypercalls)
 
 
 def _add(subscribers: list[Callable[[T], None]], subscriber: Callable[[T], None] | None) -> Callable[[], None]:
