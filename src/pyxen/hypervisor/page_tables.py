@@ -60,8 +60,9 @@ class PageTables:
         frames.devalidate = self._devalidate
 
     # -- one entry -------------------------------------------------------------------------------------------------
-    def _get_entry(self, level: int, entry: int, domid: int) -> None:
-        """Take the references of one present entry of a ``level`` table."""
+    def _get_entry(self, level: int, table: int, entry: int, domid: int) -> None:
+        """Take the references of one present entry of the ``level`` table in frame ``table``. An entry of an upper table that names the table
+        itself (a linear page table) takes none, and is never writable."""
         mfn = (entry & ADDRESS) >> 12
         if level == L1:
             if entry & L1_DISALLOWED:
@@ -74,17 +75,17 @@ class PageTables:
                     self._frames.put(mfn)
                     raise HypercallError(errno.EBUSY, refusal.reason) from None
             return
-        if entry & DISALLOWED:
-            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has reserved bits (superpages are refused)")
-        self._frames.get_page_and_type(mfn, domid, level - 1)
+        self._check_flags(level, table, entry)
+        if mfn != table:
+            self._frames.get_page_and_type(mfn, domid, level - 1)
 
-    def _put_entry(self, level: int, entry: int) -> None:
+    def _put_entry(self, level: int, table: int, entry: int) -> None:
         mfn = (entry & ADDRESS) >> 12
         if level == L1:
             if entry & RW:
                 self._frames.put_type(mfn)
             self._frames.put(mfn)
-        else:
+        elif mfn != table:
             self._frames.put_page_and_type(mfn)
 
     def write_entry(
@@ -109,24 +110,24 @@ class PageTables:
             entry |= ADJUSTED
         if not old & PRESENT:
             if entry & PRESENT:
-                self._get_entry(level, entry, domain.domid)
+                self._get_entry(level, address >> 12, entry, domain.domid)
             words[index] = entry
             return True
         same_target = entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS)
         if same_target:
             kept = old & GRANTED if level == L1 else 0
-            self._check_flags(level, entry & ~kept)
+            self._check_flags(level, address >> 12, entry & ~kept)
             entry |= kept
         elif entry & PRESENT:
-            self._get_entry(level, entry, domain.domid)
+            self._get_entry(level, address >> 12, entry, domain.domid)
         replaced = self._replace(domain, address, old, entry, preserve_accessed=preserve_accessed, exactly=expected is not None)
         if not same_target:
             if replaced and level == L1:
                 self.put_l1_entry(domain, old)
             elif replaced:
-                self._put_entry(level, old)
+                self._put_entry(level, address >> 12, old)
             elif entry & PRESENT:
-                self._put_entry(level, entry)
+                self._put_entry(level, address >> 12, entry)
         return replaced
 
     def _replace(self, domain: Domain, address: int, old: int, entry: int, *, preserve_accessed: bool, exactly: bool) -> bool:
@@ -155,15 +156,18 @@ class PageTables:
         if not entry & PRESENT:
             return
         if not entry & GRANTED:
-            self._put_entry(L1, entry)
+            self._put_entry(L1, 0, entry)
             return
         domain.flush_tlbs()
         mfn = (entry & ADDRESS) >> 12
         self.domains[self._memory.owner[mfn]].grant_table.drop_frame(mfn, domain.domid, writable=bool(entry & RW))
 
-    def _check_flags(self, level: int, entry: int) -> None:
+    def _check_flags(self, level: int, table: int, entry: int) -> None:
         if entry & (L1_DISALLOWED if level == L1 else DISALLOWED):
-            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has reserved bits")
+            what = "reserved bits" if level == L1 else "reserved bits (superpages are refused)"
+            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has {what}")
+        if level != L1 and (entry & ADDRESS) >> 12 == table and entry & RW:
+            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} would make its own table writable")
 
     # -- whole tables (called by FrameTable when a type appears or goes) ---------------------------------------------
     def _validate(self, mfn: int, kind: int) -> None:
@@ -194,12 +198,12 @@ class PageTables:
                 if level == L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
                     continue
                 entry = int(table[slot])
-                self._get_entry(level, entry, domain.domid)
+                self._get_entry(level, mfn, entry, domain.domid)
                 taken.append(entry)
                 self._count_table(domain.domid)
         except HypercallError:
             for entry in taken:
-                self._put_entry(level, entry)
+                self._put_entry(level, mfn, entry)
             raise
         _adjust(table)
         if level == L4:
@@ -223,7 +227,7 @@ class PageTables:
             self._frames.put_many(mfns, mfns[(present & np.uint64(RW)) != 0])
             return
         for entry in present.tolist():
-            self._put_entry(kind, entry)
+            self._put_entry(kind, mfn, entry)
             self._count_table(self._memory.owner[mfn])
 
     def _count_table(self, domid: int) -> None:

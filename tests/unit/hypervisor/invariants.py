@@ -135,6 +135,8 @@ def _contents(expected: Expected, domain: Domain, mfn: int) -> None:
             expected.grant(target, domain, writable=bool(entry & RW))
         elif kind == L1:
             expected.hold(target, domain.domid, WRITABLE if entry & RW else None, f"entry {slot} of L1 {mfn:#x}")
+        elif target == mfn:
+            assert not entry & RW, f"L{kind} {mfn:#x} maps itself writable"
         else:
             expected.hold(target, domain.domid, kind - 1, f"entry {slot} of L{kind} {mfn:#x}")
     if kind == L4:

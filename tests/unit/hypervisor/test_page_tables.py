@@ -290,3 +290,29 @@ def test_finding_the_entry_of_an_address(guest: SmallDomain) -> None:
     assert page_tables.l1_entry_address(root, BASE + 5 * 4096 + 123) == (guest.l1 << 12) + 40
     for nowhere in (0, BASE + (1 << 21), BASE + (1 << 30), BASE + (1 << 39), 0xFFFF_8000_0000_0000, 0xFFFF_87FF_FFFF_FFFF):
         assert page_tables.l1_entry_address(root, nowhere) is None
+
+
+@pytest.mark.parametrize("level", (L2, L3, L4))
+def test_a_table_may_name_itself_for_reading_only(guest: SmallDomain, tables: list[int], level: int) -> None:
+    """Linear page tables: the entry takes no reference, so nothing is left when the table goes."""
+    table = tables[0]
+    reading = table << 12 | PRESENT | USER | ACCESSED
+    guest.words[table << 9 | 7] = reading | RW
+    assert pin(guest, table, level) == errno.EINVAL
+    guest.words[table << 9 | 7] = reading
+    assert pin(guest, table, level) == 0
+    assert write(guest, table, 8, reading) == 0
+    assert write(guest, table, 8, reading | RW) == errno.EINVAL
+    assert write(guest, table, 9, reading | RW) == errno.EINVAL
+    assert write(guest, table, 8, 0) == 0
+    invariants.check(guest.hypervisor)
+    unpin(guest, table)
+    invariants.check(guest.hypervisor)
+    assert not guest.frames.type_count[table]
+
+
+def test_a_table_does_not_name_another_of_its_level(guest: SmallDomain, tables: list[int]) -> None:
+    first, second = tables[:2]
+    assert pin(guest, first, L3) == 0
+    guest.words[second << 9] = first << 12 | PRESENT | USER
+    assert pin(guest, second, L3) == errno.EINVAL
