@@ -149,6 +149,8 @@ class _DomainBuilder:
             max_vcpus=config.max_vcpus,
             max_evtchn_port=config.max_event_channels,
             max_grant_frames=config.max_grant_frames,
+            max_maptrack_frames=config.max_maptrack_frames,
+            max_grant_version=config.max_grant_version,
         )
         self._created(domid)
         cpu_affinity.apply(dom0, domid, config)

@@ -27,7 +27,7 @@ MAX_MEMORY = 16 << 20
 MAX_VCPUS = 8192
 
 #: Checked and kept, for the tools that show them; but nothing in pyxen acts on them yet.
-WITHOUT_EFFECT = ("cpu_weight", "cap", "max_maptrack_frames", "max_grant_version", "driver_domain")
+WITHOUT_EFFECT = ("cpu_weight", "cap", "driver_domain")
 
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 
