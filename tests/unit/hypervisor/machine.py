@@ -6,11 +6,13 @@ A domain's memory is mapped linearly at ``BASE``, writable but for its page tabl
 from __future__ import annotations
 
 import struct
+import time
 
 import numpy as np
 
 from pyxen.engine.unicorn_engine import make_engine
 from pyxen.hypervisor import guest_access, hypercall_table
+from pyxen.hypervisor.dom0_interface import DomainInfo, GuestRegisters
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.frame_table import L4, NONE, WRITABLE
 from pyxen.hypervisor.hypervisor import Hypervisor
@@ -117,6 +119,22 @@ class SmallDomain:
                     return hypercall_table.call(vcpu or self.vcpu, number, tuple(registers))
                 except Preempted as continuation:
                     registers[: len(continuation.arguments)] = continuation.arguments
+
+    def start(self, code: bytes, *, pfn: int = 1, stack_pfn: int = 3) -> None:
+        """Run ``code``, placed at the beginning of a page, on the first vCPU."""
+        self.write(self.at(pfn), code)
+        with self.hypervisor.lock:
+            self.frames.unpin(self.l4, self.domid)
+        registers = GuestRegisters(rip=self.at(pfn), rsp=self.at(stack_pfn), cr3_mfn=self.l4)
+        self.dom0.set_vcpu_context(self.domid, 0, registers)
+        self.dom0.unpause_domain(self.domid)
+
+    def wait_for_shutdown(self, seconds: float = 20) -> DomainInfo:
+        end = time.monotonic() + seconds
+        while not (info := self.dom0.domain_info(self.domid)).shutdown:
+            assert time.monotonic() < end, "the guest goes on"
+            time.sleep(0.002)
+        return info
 
     def count(self, mfn: int) -> tuple[int, int]:
         """(general, typed) references."""
