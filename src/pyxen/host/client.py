@@ -8,7 +8,9 @@ import fcntl
 import json
 import os
 import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -257,7 +259,24 @@ def _open_socket(runtime: RuntimeDirectory) -> socket.socket | None:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             return None
         raise HostError(f"{runtime.host_socket}: {error.strerror}", ErrorKind.HOST, error.errno) from None
+    if _peer_is_dying(stream):
+        stream.close()
+        return None
     return stream
+
+
+def _peer_is_dying(stream: socket.socket) -> bool:
+    """Whether the process at the other end was killed: until the last of its threads has ended, its socket still takes connections."""
+    pid, _, _ = struct.unpack("3i", stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if pid <= 0:
+        return False  # of another process namespace: nothing can be seen of it
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except OSError:
+        return True
+    killed = int(status.get("SigPnd", "0"), 16) >> (signal.SIGKILL - 1) & 1
+    return bool(killed) or status.get("State", "R")[0] in "ZX"
 
 
 def _start_and_connect(runtime: RuntimeDirectory, memory_bytes: int | None) -> Client:
