@@ -99,14 +99,22 @@ _EXTENDED = tuple(mmu_ops._OPERATIONS)
 
 class HostileGuest:
     """``log`` has the calls made, for a failure's report; guests that share one list have their calls in order. ``friend`` is the domain id
-    of another hostile guest, with which it trades grants."""
+    of another hostile guest, with which it trades grants. ``sibling``: act as the second vCPU of that guest."""
 
     def __init__(
-        self, hypervisor: Hypervisor, victim: SmallDomain, dice: random.Random, *, friend: int = 77, log: list[str] | None = None
+        self,
+        hypervisor: Hypervisor,
+        victim: SmallDomain,
+        dice: random.Random,
+        *,
+        friend: int = 77,
+        log: list[str] | None = None,
+        sibling: HostileGuest | None = None,
     ) -> None:
-        self.guest = SmallDomain(hypervisor, pages=96, vcpus=2)
+        self.guest = sibling.guest if sibling else SmallDomain(hypervisor, pages=96, vcpus=2)
+        self.vcpu = self.guest.domain.vcpus[1 if sibling else 0]
         self.dice = dice
-        self.loose = [self.guest.free_page() for _ in range(LOOSE_FRAMES)]
+        self.loose: list[int] = sibling.loose if sibling else [self.guest.free_page() for _ in range(LOOSE_FRAMES)]
         self.log: list[str] = [] if log is None else log
         self.friend = friend
         guest, memory = self.guest, hypervisor.memory
@@ -211,7 +219,10 @@ class HostileGuest:
         for _ in range(count):
             command = self.dice.choice((0, 0, 0, 1, 2, 3, 4))
             pointer = self._mfn() << 12 & MASK64 | self.dice.choice((self.dice.randrange(512) * 8, 256 * 8, 260 * 8, 4)) | command
-            updates += struct.pack("<2Q", pointer, self._entry() if command != 1 else self._value())
+            value = self._entry() if command != 1 else self._value()
+            if self.dice.random() < 0.1:  # an entry that names its own table
+                value = pointer & ~0xFFF | value & 0xFFF
+            updates += struct.pack("<2Q", pointer, value)
         return xen.HYPERVISOR_mmu_update, (self._put(bytes(updates)), self._count(count), self._done(), self._foreign())
 
     def _mmuext_op(self) -> tuple[int, tuple[int, ...]]:
@@ -380,29 +391,36 @@ class HostileGuest:
     def _recover(self) -> None:
         """A guest that has lost the memory with its arguments would only read -EFAULT from now on."""
         guest = self.guest
-        try:
-            with guest.hypervisor.lock:
+        with guest.hypervisor.lock:
+            wait_for_turn(self.vcpu)
+            try:
                 for page in range(0, ARGUMENT_PAGES, 3):
-                    guest_access.translate(guest.vcpu, guest.at(page), write=True)
-        except guest_access.GuestFault:
-            guest.map_again()
+                    guest_access.translate(self.vcpu, guest.at(page), write=True)
+            except guest_access.GuestFault:
+                guest.map_again(self.vcpu)
 
     # -- making them -------------------------------------------------------------------------------------------------
     def act(self) -> None:
         """One random hypercall."""
         number, arguments = self.dice.choice(self._calls)()
         self._recover()
-        vcpu = self.guest.domain.vcpus[0]
         name = hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number
-        self.log.append(f"d{self.guest.domid}: {name}{tuple(map(hex, arguments))}")
-        make_hypercall(self.guest.hypervisor, vcpu, number, arguments)
+        self.log.append(f"d{self.guest.domid}v{self.vcpu.vcpu_id}: {name}{tuple(map(hex, arguments))}")
+        make_hypercall(self.vcpu, number, arguments)
 
 
-def make_hypercall(hypervisor: Hypervisor, vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int | None:
+def wait_for_turn(vcpu: Vcpu) -> None:
+    """As ``execution`` does: while long work on a domain gives others the lock, its own vCPUs wait. Lock held."""
+    while vcpu.domain.exclusive:
+        vcpu.domain.exclusive_done.wait()
+
+
+def make_hypercall(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int | None:
     """With the hypervisor's lock, and continued within reason. -> the result, None if it was left unfinished."""
     registers = [*arguments, *[0] * (6 - len(arguments))]
     for _ in range(MOST_CONTINUATIONS):
-        with hypervisor.lock:
+        with vcpu.hypervisor.lock:
+            wait_for_turn(vcpu)
             try:
                 return hypercall_table.call(vcpu, number, tuple(registers))
             except Preempted as continuation:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from pyxen.hypervisor import page_tables
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.security.hostile_guest import HostileGuest
 from tests.unit.hypervisor import invariants
@@ -58,5 +60,35 @@ def test_hostile_guests(machine: Hypervisor, seed: int) -> None:
     for guest in hostile:
         guest.guest.destroy()
         invariants.check(machine)
+    victim.destroy()
+    assert machine.memory.free_frames == free
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", range(SEED, SEED + (40 if LONG else 3)))
+def test_two_vcpus_at_once(machine: Hypervisor, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations that give others the lock at every table, in a guest whose other vCPU uses each chance."""
+    monkeypatch.setattr(page_tables, "TABLES_PER_BREATH", 1)
+    free = machine.memory.free_frames
+    victim = SmallDomain(machine)
+    first = HostileGuest(machine, victim, random.Random(seed))
+    second = HostileGuest(machine, victim, random.Random(-seed), log=first.log, sibling=first)
+    failures: list[str] = []
+
+    def act(guest: HostileGuest) -> None:
+        try:
+            for _ in range(300):
+                guest.act()
+        except Exception as error:
+            failures.append(f"seed {seed}: {error!r}; the last calls were\n" + "\n".join(first.log[-SHOWN_CALLS:]))
+
+    threads = [threading.Thread(target=act, args=(guest,)) for guest in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
+    invariants.check(machine)
+    first.guest.destroy()
     victim.destroy()
     assert machine.memory.free_frames == free

@@ -69,13 +69,13 @@ class SmallDomain:
         with self.hypervisor.lock:
             self.frames.pin(self.l4, self.domid, L4)
 
-    def map_again(self) -> None:
-        """The first vCPU gets new page tables of fresh frames, whatever has become of the old ones."""
+    def map_again(self, vcpu: Vcpu) -> None:
+        """``vcpu`` gets new page tables of fresh frames, whatever has become of the old ones."""
         self.dom0.set_max_memory(self.domid, self.domain.total_pages + TABLES)
         self.l4, self.l3, self.l2, self.l1 = self.dom0.populate_physmap(self.domid, TABLES).tolist()
         self._map()
         with self.hypervisor.lock:
-            self.domain.address_space.new_kernel_root(self.vcpu, self.l4)
+            self.domain.address_space.new_kernel_root(vcpu, self.l4)
 
     @property
     def vcpu(self) -> Vcpu:

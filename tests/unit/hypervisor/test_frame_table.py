@@ -316,5 +316,5 @@ class FrameTableModel(RuleBasedStateMachine):
         assert not self.frames.counts[self.mfns].any()
 
 
-FrameTableModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+FrameTableModel.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestAgainstModel = FrameTableModel.TestCase
