@@ -7,7 +7,18 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
-from pyxen.abi.xen import HYPERVISOR_iret, HYPERVISOR_multicall, multicall_entry
+from pyxen.abi.xen import (
+    HYPERVISOR_console_io,
+    HYPERVISOR_event_channel_op,
+    HYPERVISOR_grant_table_op,
+    HYPERVISOR_iret,
+    HYPERVISOR_memory_op,
+    HYPERVISOR_mmu_update,
+    HYPERVISOR_mmuext_op,
+    HYPERVISOR_multicall,
+    HYPERVISOR_set_trap_table,
+    multicall_entry,
+)
 from pyxen.hypervisor import guest_access, hypercall_table
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 
@@ -18,15 +29,23 @@ SIZE = ctypes.sizeof(multicall_entry)
 RESULT_OFFSET: int = multicall_entry.result.offset
 ARGUMENTS_OFFSET: int = multicall_entry.args.offset
 _ENTRY = struct.Struct("<8Q")
+#: Calls with a list: which argument is its length, in 31 bits.
+_LIST_LENGTHS = {HYPERVISOR_mmu_update: 1, HYPERVISOR_mmuext_op: 1, HYPERVISOR_grant_table_op: 2}
+LENGTH_MASK = 0x7FFFFFFF
+#: Calls whose length only they know.
+_LONG_CALLS = frozenset((HYPERVISOR_memory_op, HYPERVISOR_set_trap_table, HYPERVISOR_console_io, HYPERVISOR_event_channel_op))
+LONG_CALL = BUDGET // 16
 
 
 def multicall(vcpu: Vcpu, address: int, count: int) -> int:
     """Run ``count`` entries at ``address``, each result into its entry. -EFAULT when the list can't be read or written."""
     count &= 0xFFFFFFFF
+    work = 0
     for done in range(count):
-        if done == BUDGET:
-            raise Preempted(address, count - done)
         number, _, *arguments = _ENTRY.unpack(guest_access.read(vcpu, address, SIZE))
+        work += _work(number, arguments)
+        if done and work > BUDGET:
+            raise Preempted(address, count - done)
         try:
             result = _one(vcpu, number, tuple(arguments))
         except Preempted as inner:
@@ -37,6 +56,14 @@ def multicall(vcpu: Vcpu, address: int, count: int) -> int:
         guest_access.write_word(vcpu, address + RESULT_OFFSET, result & (1 << 64) - 1)
         address += SIZE
     return 0
+
+
+def _work(number: int, arguments: list[int]) -> int:
+    """How much of the budget a call takes: its elements, if it has a list of its own."""
+    position = _LIST_LENGTHS.get(number)
+    if position is not None:
+        return 1 + min(arguments[position] & LENGTH_MASK, BUDGET)
+    return LONG_CALL if number in _LONG_CALLS else 1
 
 
 def _one(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int:

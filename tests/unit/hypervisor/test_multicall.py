@@ -9,6 +9,7 @@ import pytest
 
 from pyxen.abi import memory as abi_memory
 from pyxen.abi import xen
+from pyxen.hypervisor import hypercall_table, mmu_ops
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import PRESENT, USER
 from pyxen.hypervisor.preemption import BUDGET, Preempted
@@ -142,3 +143,30 @@ def test_a_call_in_the_list_at_the_top_of_the_address_space(guest: SmallDomain) 
     assert multicall(guest, (xen.HYPERVISOR_mmu_update, top, 1025, guest.at(0), 0x7FF0)) == 0
     assert results(guest, 1) == [-errno.EFAULT]
     assert guest.get("I") == (1024,)
+
+
+def test_lists_in_lists_share_one_budget(guest: SmallDomain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a list of 512 lists of 512 would keep the lock for a second."""
+    updates = guest.write(guest.at(8), struct.pack("<2Q", (guest.l1 << 12) + 8 * 5, 0) * BUDGET)
+    done, most, real = [0], [0], mmu_ops._update_one
+
+    def counted(*arguments: object) -> None:
+        done[0] += 1
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mmu_ops, "_update_one", counted)
+    calls: list[Call] = [(xen.HYPERVISOR_mmu_update, updates, BUDGET, 0, 0x7FF0)] * 20
+    registers = [guest.write(guest.at(LIST_PFN), entries(*calls)), len(calls)]
+    executions = 0
+    with guest.hypervisor.lock:
+        while True:
+            done[0] = 0
+            executions += 1
+            try:
+                assert hypercall_table.call(guest.vcpu, xen.HYPERVISOR_multicall, tuple(registers)) == 0
+                break
+            except Preempted as continuation:
+                registers = list(continuation.arguments)
+            most[0] = max(most[0], done[0])
+    assert results(guest, len(calls)) == [0] * len(calls)
+    assert most[0] <= 2 * BUDGET and executions >= len(calls) // 2
