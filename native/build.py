@@ -29,7 +29,17 @@ UNICORN_SHA256 = "00567a70e323f749b419cd86bee4f9115beab7ebba32194581c090cbb7c59c
 LIBRARY = "libpyxen-engine.so"
 
 HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h")
-SOURCES = ("pyxen_cpu.c", "pyxen_code.c", "pyxen_debug.c", "pyxen_decode.c", "pyxen_fpu.c", "pyxen_gate.c", "pyxen_string.c")
+SOURCES = (
+    "pyxen_cpu.c",
+    "pyxen_code.c",
+    "pyxen_debug.c",
+    "pyxen_decode.c",
+    "pyxen_fpu.c",
+    "pyxen_gate.c",
+    "pyxen_injection.c",
+    "pyxen_physical.c",
+    "pyxen_string.c",
+)
 BUILT_FROM = (*HEADERS, *SOURCES, "edits.py", "build.py")
 
 

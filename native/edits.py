@@ -34,7 +34,8 @@ EDITS: tuple[Edit, ...] = (
         "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n"
         "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_decode.c\n"
         "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
-        "    qemu/target/i386/pyxen_gate.c\n",
+        "    qemu/target/i386/pyxen_gate.c\n"
+        "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_physical.c\n",
     ),
     Edit(
         "src/include/uc_priv.h",
@@ -264,6 +265,20 @@ EDITS: tuple[Edit, ...] = (
         "    return pyxen_read_pte(cs, addr);\n",
     ),
     Edit(
+        I386 + "excp_helper.c",
+        "What a guest takes for a physical address is looked up, where nested paging would be.",
+        "static hwaddr get_hphys(CPUState *cs, hwaddr gphys, MMUAccessType access_type,\n                        int *prot)\n{\n",
+        AFTER,
+        "    return pyxen_physical(cs, gphys, access_type, prot);\n",
+    ),
+    Edit(
+        I386 + "helper.c",
+        "Page walks of 32-bit guests, likewise.",
+        "uint32_t x86_ldl_phys(CPUState *cs, hwaddr addr)\n{\n",
+        AFTER,
+        "    return pyxen_read_pte32(cs, addr);\n",
+    ),
+    Edit(
         I386 + "helper.c",
         "Accessed and dirty bits are set atomically and only in the entry that was read: others may have changed it.",
         "void x86_stl_phys_notdirty(CPUState *cs, hwaddr addr, uint32_t val)\n{\n",
@@ -383,6 +398,13 @@ EDITS: tuple[Edit, ...] = (
         "void cpu_x86_update_dr7(CPUX86State *env, uint32_t new_dr7)\n{\n",
         AFTER,
         "    tlb_flush(env_cpu(env));\n",
+    ),
+    Edit(
+        I386 + "bpt_helper.c",
+        "Likewise, when a privileged guest moves a breakpoint.",
+        "void helper_set_dr(CPUX86State *env, int reg, target_ulong t0)\n{\n",
+        AFTER,
+        "    if (env->dr[7] & 0xff) {\n        tlb_flush(env_cpu(env));\n    }\n",
     ),
     Edit(
         I386 + "misc_helper.c",
@@ -574,5 +596,27 @@ EDITS: tuple[Edit, ...] = (
         "    tcg_gen_ld_i64(pyxen_tcg, s->tmp1_i64, pyxen_tcg->cpu_env, offset + offsetof(ZMMReg, ZMM_Q(0)));\n"
         "    tcg_gen_qemu_st_i64(pyxen_tcg, s->tmp1_i64, s->A0, s->mem_index, MO_LEQ);\n"
         "    return;\n",
+    ),
+    # ------------------------------------------------------------------ no guest ends the process
+    Edit(
+        I386 + "seg_helper.c",
+        "A task-state segment that is not there is the guest's fault; upstream aborts the process.",
+        '        cpu_abort(CPU(cpu), "invalid tss");\n    }\n    index = 8 * level + 4;\n',
+        BEFORE,
+        "        raise_exception_err(env, EXCP0A_TSS, env->tr.selector & 0xfffc);\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "Likewise.",
+        '        cpu_abort(CPU(cpu), "invalid tss");\n    }\n    type = (env->tr.flags',
+        BEFORE,
+        "        raise_exception_err_ra(env, EXCP0A_TSS, env->tr.selector & 0xfffc, retaddr);\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "Likewise.",
+        '        cpu_abort(CPU(cpu), "invalid tss type");\n',
+        BEFORE,
+        "        raise_exception_err_ra(env, EXCP0A_TSS, env->tr.selector & 0xfffc, retaddr);\n",
     ),
 )

@@ -29,6 +29,8 @@
 #define CR4_FLUSHES (CR4_PGE_MASK | CR4_PAE_MASK | CR4_PSE_MASK | CR4_SMEP_MASK | CR4_SMAP_MASK | CR4_LA57_MASK | CR4_PKE_MASK)
 /* Type, S, DPL, P, AVL, L, D/B, G: the bits of a descriptor's second doubleword that are neither base nor limit. */
 #define ATTRIBUTES_MASK 0x00f0ff00u
+/* Of a descriptor: the task-state segment is in use. */
+#define TSS_BUSY (1u << 9)
 /* A #PF needs this much of a page-table entry; the accessed and dirty bits may be set at any time. */
 #define PTE_SET_BY_CPU (PG_ACCESSED_MASK | PG_DIRTY_MASK)
 
@@ -155,6 +157,7 @@ static void load_dirty_parts(struct pyxen_cpu *p, CPUX86State *env)
     if (dirty & PYXEN_DIRTY_TABLES) {
         load_segment(&env->ldt, &s->ldt);
         load_segment(&env->tr, &s->tr);
+        env->tr.flags &= ~TSS_BUSY; /* which the engine keeps in memory only */
         env->gdt.base = s->gdt.base;
         env->gdt.limit = s->gdt.limit;
         env->idt.base = s->idt.base;
@@ -170,6 +173,9 @@ static void load_dirty_parts(struct pyxen_cpu *p, CPUX86State *env)
         env->fmask = s->sfmask;
         env->kernelgsbase = s->kernel_gs_base;
         env->tsc_aux = s->tsc_aux;
+        env->sysenter_cs = s->sysenter_cs;
+        env->sysenter_esp = s->sysenter_esp;
+        env->sysenter_eip = s->sysenter_eip;
     }
     if (s->dirty & PYXEN_DIRTY_FLUSH_TLB) {
         tlb_flush(p->uc->cpu);
@@ -191,6 +197,11 @@ static void load_block(struct pyxen_cpu *p, CPUX86State *env)
         env->eflags &= ~(uint64_t)VM_MASK; /* not reachable in long mode, and would make the translator think of real mode */
     }
     env->cr[2] = s->cr2;
+    if (pyxen_injection_wanted(p)) {
+        __atomic_fetch_or(&p->requests, PYXEN_REQUEST_INJECT, __ATOMIC_SEQ_CST);
+    } else {
+        __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_INJECT, __ATOMIC_SEQ_CST);
+    }
 }
 
 static void store_block(struct pyxen_cpu *p, const CPUX86State *env)
@@ -224,8 +235,14 @@ static void store_block(struct pyxen_cpu *p, const CPUX86State *env)
     s->sfmask = env->fmask;
     s->kernel_gs_base = env->kernelgsbase;
     s->tsc_aux = env->tsc_aux;
+    s->sysenter_cs = env->sysenter_cs;
+    s->sysenter_esp = env->sysenter_esp;
+    s->sysenter_eip = env->sysenter_eip;
     store_segment(&s->ldt, &env->ldt);
     store_segment(&s->tr, &env->tr);
+    if (env->tr.flags & DESC_P_MASK) {
+        s->tr.attributes |= TSS_BUSY;
+    }
     s->gdt.base = env->gdt.base;
     s->gdt.limit = env->gdt.limit;
     s->idt.base = env->idt.base;
@@ -433,6 +450,14 @@ static void record_vector(struct pyxen_cpu *p, CPUX86State *env, int vector)
     env->error_code = 0;
 }
 
+/* VMCALL or VMMCALL, which the translator knows only as invalid. */
+static bool is_hypercall(CPUX86State *env)
+{
+    static const uint8_t vmcall[] = { 0x0f, 0x01, 0xc1 }, vmmcall[] = { 0x0f, 0x01, 0xd9 };
+
+    return pyxen_at_bytes(env, vmcall, sizeof(vmcall)) || pyxen_at_bytes(env, vmmcall, sizeof(vmmcall));
+}
+
 bool pyxen_handle_exception(CPUState *cs, int *ret)
 {
     CPUX86State *env = cs->env_ptr;
@@ -447,6 +472,11 @@ bool pyxen_handle_exception(CPUState *cs, int *ret)
     p->watch_hits = 0;
     if (index < EXCP_VMEXIT) {
         if (!p->deprivileged) {
+            if (index == EXCP06_ILLOP && is_hypercall(env)) {
+                record_exit(p, PYXEN_EXIT_HYPERCALL, 3, 0);
+                *ret = EXCP_PYXEN;
+                return true;
+            }
             cs->exception_index = index;
             x86_cpu_do_interrupt(cs); /* a nested fault longjmps back to cpu_exec with another index */
             cs->exception_index = -1;
@@ -476,6 +506,13 @@ bool pyxen_handle_exception(CPUState *cs, int *ret)
     return true;
 }
 
+/* Between two blocks: RIP and the flags are what they are. */
+void pyxen_leave_at_boundary(struct pyxen_cpu *p, uint32_t reason)
+{
+    record_exit(p, reason, 0, 0);
+    p->uc->cpu->exception_index = EXCP_PYXEN;
+}
+
 bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
 {
     struct pyxen_cpu *p = cs->uc->pyxen;
@@ -496,10 +533,18 @@ bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
         return true; /* a kick, if any, waits */
     }
     p->running_alone = false; /* the stop came before that block: start over */
+    if (requests & PYXEN_REQUEST_INJECT) {
+        *last_tb = NULL; /* RIP may be somewhere else from here on */
+        if (pyxen_inject(p)) {
+            return true;
+        }
+        if (!pyxen_injection_wanted(p)) {
+            __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_INJECT, __ATOMIC_SEQ_CST);
+        }
+    }
     if (requests & PYXEN_REQUEST_KICK) {
         __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_KICK, __ATOMIC_SEQ_CST);
-        record_exit(p, PYXEN_EXIT_KICK, 0, 0);
-        cs->exception_index = EXCP_PYXEN;
+        pyxen_leave_at_boundary(p, PYXEN_EXIT_KICK);
         return true;
     }
     return false;
@@ -523,6 +568,17 @@ uint64_t pyxen_read_pte(CPUState *cs, uint64_t address)
         pyxen_bad_memory(cs, address);
     }
     return __atomic_load_n((uint64_t *)(m->memory + address), __ATOMIC_RELAXED);
+}
+
+/* Of the two-level tables of 32-bit guests. */
+uint32_t pyxen_read_pte32(CPUState *cs, uint64_t address)
+{
+    struct pyxen_machine *m = cs->uc->pyxen->machine;
+
+    if (unlikely(address > m->bytes - 4)) {
+        pyxen_bad_memory(cs, address);
+    }
+    return __atomic_load_n((uint32_t *)(m->memory + address), __ATOMIC_RELAXED);
 }
 
 /* Sets the accessed and dirty bits, unless somebody has just changed the entry: then it is no longer ours to write. */
@@ -702,6 +758,8 @@ PYXEN_EXPORT int pyxen_layout(uint32_t *layout, int room)
         OFFSET(efer), OFFSET(dr), OFFSET(star), OFFSET(lstar), OFFSET(cstar), OFFSET(sfmask), OFFSET(kernel_gs_base),
         OFFSET(tsc_aux), OFFSET(segs), OFFSET(ldt), OFFSET(tr), OFFSET(gdt), OFFSET(idt), OFFSET(cpl), OFFSET(dirty),
         OFFSET(exit_reason), OFFSET(vector), OFFSET(error_code), OFFSET(instruction_length), OFFSET(qualification),
+        OFFSET(sysenter_cs), OFFSET(sysenter_esp), OFFSET(sysenter_eip), OFFSET(injection), OFFSET(injection_error_code),
+        OFFSET(interrupt_window), OFFSET(pad),
     };
     int count = sizeof(fields) / sizeof(fields[0]);
     int i;

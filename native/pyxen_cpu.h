@@ -38,6 +38,8 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_kick(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_flush_tlb_page(struct pyxen_cpu *cpu, uint64_t address);
 PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *cpu, uint64_t mfn);
+/* See pyxen_physical.c. The table must outlive the vCPU or the next call. NULL: physical addresses are the machine's. */
+PYXEN_EXPORT void pyxen_cpu_set_physical_map(struct pyxen_cpu *cpu, const uint32_t *map, uint64_t frames);
 PYXEN_EXPORT void pyxen_cpu_read_fpu(struct pyxen_cpu *cpu, uint8_t *image);
 PYXEN_EXPORT int pyxen_cpu_write_fpu(struct pyxen_cpu *cpu, const uint8_t *image);
 PYXEN_EXPORT void pyxen_cpu_cpuid(struct pyxen_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t *registers);

@@ -47,9 +47,11 @@ bool pyxen_at_bytes(struct CPUX86State *env, const uint8_t *wanted, int count);
 void pyxen_mxcsr_loaded(struct CPUX86State *env);
 
 /* Physical memory. */
+uint64_t pyxen_physical(struct CPUState *cpu, uint64_t address, int access, int *prot);
 uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);
+uint32_t pyxen_read_pte32(struct CPUState *cpu, uint64_t address);
 void pyxen_set_pte_flags(struct CPUState *cpu, uint64_t address, uint32_t value);
-void pyxen_bad_memory(struct CPUState *cpu, uint64_t address);
+void pyxen_bad_memory(struct CPUState *cpu, uint64_t address) __attribute__((noreturn));
 
 /* Translated code and the frames it came from (offsets into memory, in bytes). */
 bool pyxen_frame_is_clean(struct uc_struct *uc, uint64_t offset);

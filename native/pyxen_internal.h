@@ -16,6 +16,7 @@
 #define PYXEN_REQUEST_KICK 1u
 #define PYXEN_REQUEST_WORK 2u      /* other threads have put something into `work` */
 #define PYXEN_REQUEST_TRAP 8u      /* this CPU has made an access that a debug register watches */
+#define PYXEN_REQUEST_INJECT 16u   /* the block asks for an injection or an interrupt window */
 #define PYXEN_REQUEST_BROADCAST 4u /* this CPU has written to frames that others hold code of */
 
 /* The most vCPUs of one machine. The ids 1..254 fit into the writers' map; the rest share PYXEN_MANY. */
@@ -58,6 +59,8 @@ struct pyxen_cpu {
     uint8_t id;
     uint32_t watch_hits;  /* DR6 bits of the instruction that is being run alone */
     bool running_alone;   /* it is run again, by itself, since an access of it is watched */
+    const uint32_t *physical_map; /* of the guest; NULL: its physical addresses are the machine's */
+    uint64_t physical_frames;
     uint64_t *code_frames; /* bitmap: frames that this CPU is counted for in code_holders */
     pthread_mutex_t work_lock;
     struct pyxen_work_list work;      /* from other threads; under work_lock */
@@ -70,6 +73,9 @@ void pyxen_update_hflags(struct CPUX86State *env, uint32_t cpl);
 bool pyxen_gate_serve(struct pyxen_cpu *p, struct CPUX86State *env);
 void pyxen_request(struct pyxen_cpu *p, uint32_t request);
 bool pyxen_debug_trap(struct pyxen_cpu *p);
+bool pyxen_injection_wanted(const struct pyxen_cpu *p);
+bool pyxen_inject(struct pyxen_cpu *p);
+void pyxen_leave_at_boundary(struct pyxen_cpu *p, uint32_t reason);
 void pyxen_do_work(struct pyxen_cpu *p);
 void pyxen_free_work(struct pyxen_cpu *p);
 void pyxen_cpu_reset_fpu(struct pyxen_cpu *p);

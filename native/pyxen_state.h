@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Counts changes of the functions that the library exports and of what they mean. */
-#define PYXEN_ENGINE_VERSION 1
+#define PYXEN_ENGINE_VERSION 2
 
 enum pyxen_exit_reason {
     PYXEN_EXIT_KICK = 0,
@@ -29,6 +29,8 @@ enum pyxen_exit_reason {
     PYXEN_EXIT_TRIPLE_FAULT = 11,
     PYXEN_EXIT_BAD_MEMORY = 12,
     PYXEN_EXIT_INTERNAL_ERROR = 13,
+    PYXEN_EXIT_INTERRUPT_WINDOW = 14,
+    PYXEN_EXIT_HYPERCALL = 15,
 };
 
 enum pyxen_dirty {
@@ -71,6 +73,8 @@ struct pyxen_state {
     uint32_t cpl, dirty;
     uint32_t exit_reason, vector, error_code, instruction_length;
     uint64_t qualification;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint32_t injection, injection_error_code, interrupt_window, pad;
 };
 
 #endif

@@ -33,7 +33,11 @@ class ExitReason(enum.IntEnum):
     IO = 9  #: in/out/ins/outs that the privilege check allows; not executed; RIP at the instruction
     HALT = 10  #: hlt at CPL 0; RIP past it
     TRIPLE_FAULT = 11
-    BAD_MEMORY = 12  #: access to a physical address outside memory (``qualification``)
+    BAD_MEMORY = (
+        12  #: access to a physical address outside memory (``qualification``); ``error_code``: 2 if it writes, 16 if it fetches code
+    )
+    INTERRUPT_WINDOW = 14  #: ``state.interrupt_window`` is set and the guest would take an interrupt now; RIP is between two instructions
+    HYPERCALL = 15  #: vmcall or vmmcall of a guest that is not deprivileged; not executed; RIP at the instruction, 3 bytes
     INTERNAL_ERROR = 13  #: the engine cannot go on; ``qualification`` is its error number. Never the guest's doing
 
 
@@ -122,10 +126,32 @@ class CpuState(ctypes.Structure):
         ("error_code", ctypes.c_uint32),
         ("instruction_length", ctypes.c_uint32),
         ("qualification", ctypes.c_uint64),
+        # more MSRs: with MSRS
+        ("sysenter_cs", ctypes.c_uint64),
+        ("sysenter_esp", ctypes.c_uint64),
+        ("sysenter_eip", ctypes.c_uint64),
+        # Events for a guest with an IDT of its own; ignored when deprivileged. Needs no ``dirty`` bit.
+        ("injection", ctypes.c_uint32),  #: ``injected_event(...)``; run() clears it when the guest has taken it
+        ("injection_error_code", ctypes.c_uint32),
+        ("interrupt_window", ctypes.c_uint32),  #: nonzero: leave with INTERRUPT_WINDOW as soon as the guest takes interrupts
+        ("_pad", ctypes.c_uint32),
     ]
 
 
 ES, CS, SS, DS, FS, GS = range(6)
+
+
+class EventType(enum.IntEnum):
+    """What is injected (the types of VMX's interruption information, Intel SDM volume 3, section 24.8.3)."""
+
+    EXTERNAL_INTERRUPT = 0  #: waits for IF and for the end of an interrupt shadow
+    NMI = 2  #: waits for the end of the one before it
+    EXCEPTION = 3  #: at once. For a page fault set ``cr2`` too
+
+
+def injected_event(kind: EventType, vector: int, *, has_error_code: bool = False) -> int:
+    """A value for ``CpuState.injection``."""
+    return 1 << 31 | has_error_code << 11 | kind << 8 | vector
 
 
 class VirtualCpu(Protocol):
@@ -148,8 +174,13 @@ class VirtualCpu(Protocol):
         next ``run``, or, while running, after a kick that this call makes by itself."""
 
     def attach_gate(self, address: int, size: int) -> bool:
-        """Let native code serve exits on the block at ``address`` (native/pyxen_gate.h), which must outlive the vCPU. False: this engine has no
-        such code, or it is for a block of another size."""
+        """Let native code serve exits on the block at ``address`` (native/pyxen_gate.h), which must outlive the vCPU. False: this engine
+        has no such code, or it is for a block of another size."""
+
+    def set_physical_map(self, address: int, frames: int) -> None:
+        """Give the guest physical addresses of its own: the table at ``address`` in this process has a 32-bit entry for each of its frames,
+        the machine frame number in the low 31 bits, bit 31 for read-only, all ones for no memory. It stays there while the vCPU uses it.
+        Entries may change at any time, with FLUSH_TLB after it. 0 frames: physical addresses are machine addresses again."""
 
     def read_fpu(self) -> bytes:
         """The 512-byte FXSAVE image."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyxen.engine.interface import CpuState, EngineError, Segment, Table
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 LIBRARY_NAME = "libpyxen-engine.so"
 
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
@@ -27,6 +27,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_cpu_kick": (None, [c_void_p]),
     "pyxen_cpu_flush_tlb_page": (None, [c_void_p, c_uint64]),
     "pyxen_cpu_invalidate_frame": (None, [c_void_p, c_uint64]),
+    "pyxen_cpu_set_physical_map": (None, [c_void_p, c_void_p, c_uint64]),
     "pyxen_cpu_read_fpu": (None, [c_void_p, POINTER(c_uint8)]),
     "pyxen_cpu_write_fpu": (c_int, [c_void_p, POINTER(c_uint8)]),
     "pyxen_cpu_cpuid": (None, [c_void_p, c_uint32, c_uint32, POINTER(c_uint32)]),

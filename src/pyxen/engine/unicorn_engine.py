@@ -91,6 +91,9 @@ class UnicornCpu:
     def attach_gate(self, address: int, size: int) -> bool:
         return not self._quick.pyxen_gate_attach(self._handle, address, size)
 
+    def set_physical_map(self, address: int, frames: int) -> None:
+        self._quick.pyxen_cpu_set_physical_map(self._handle, address, frames)
+
     def read_fpu(self) -> bytes:
         image = (ctypes.c_uint8 * FXSAVE_BYTES)()
         self._quick.pyxen_cpu_read_fpu(self._handle, image)
