@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 #: Vectors whose hardware gates a guest may use by an ``int`` instruction without its trap table's word: int3, into.
 OPEN_GATES = frozenset((traps.VECTOR_BP, traps.VECTOR_OF))
+#: ICEBP raises #DB whatever the gate's DPL is; ``int 1`` is longer.
+ICEBP_LENGTH = 1
 FORCED_EMULATION_PREFIX = b"\x0f\x0bxen"
 
 
@@ -43,6 +45,9 @@ def on_software_interrupt(vcpu: Vcpu) -> None:
     """int n: through the guest's trap table if its DPL allows it, else #GP at the instruction (permit_softint)."""
     state = vcpu.state
     vector = state.vector
+    if vector == traps.VECTOR_DB and state.instruction_length == ICEBP_LENGTH:
+        traps.inject(vcpu, vector)
+        return
     entry = vcpu.traps[vector]
     allowed = vector in OPEN_GATES or (entry is not None and entry.dpl >= (1 if vcpu.kernel_mode else 3))
     if not allowed:

@@ -37,7 +37,9 @@ def load(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
     if not is_canonical(regs.rip) or not all(map(is_guest_address, (untrusted.fs_base, untrusted.gs_base_kernel, untrusted.gs_base_user))):
         raise HypercallError(errno.EINVAL, "addresses of the vCPU context")
     vcpu.domain.address_space.new_kernel_root(vcpu, xen_cr3_to_pfn(untrusted.ctrlreg[3]))
-    user_root = xen_cr3_to_pfn(untrusted.ctrlreg[1]) if untrusted.ctrlreg[1] else 0
+    user_root = xen_cr3_to_pfn(untrusted.ctrlreg[1])
+    if untrusted.ctrlreg[1] and not user_root:
+        raise HypercallError(errno.EINVAL, "frame 0 is no page table")
     vcpu.domain.address_space.new_user_root(vcpu, user_root)
     _load_tables(vcpu, untrusted)
     _load_registers(vcpu, untrusted)
