@@ -307,6 +307,8 @@ class Dom0:
                 raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is not mapped")
             if hold.times == 1:
                 del domain.foreign_maps[mfn]
+            if hold.writable:
+                self._hypervisor.note_write(mfn)
             hold.drop(self._hypervisor.frames)
             self._hypervisor.finish_if_dead(domain)
 

@@ -173,6 +173,8 @@ def complete(mapper: Domain, batch: list[Unmapped]) -> None:
         if unmapped.entry is not None:
             mapper.hypervisor.page_tables.put_l1_entry(mapper, unmapped.entry)
         elif done & GNTMAP_host_map:
+            if writable:  # by Domain 0, whose writes no engine sees
+                mapper.hypervisor.note_write(mapping.frame)
             table.drop_frame(mapping.frame, mapper.domid, writable=writable)
 
 
