@@ -17,6 +17,7 @@ from pyxen.engine.unicorn_engine import make_engine
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
 from pyxen.toolstack.lifecycle import Toolstack
@@ -74,7 +75,9 @@ class Machine:
         for name in ("console", "log", "dump"):
             (folder / name).mkdir(exist_ok=True)
         self.consoles = ConsoleBackend(dom0, loop, folder / "console", folder / "log")
-        self.toolstack = Toolstack(dom0, DomainStore(cast(Store, self.store)), self.consoles, folder / "dump")
+        self.toolstack = Toolstack(
+            dom0, DomainStore(cast(Store, self.store)), self.consoles, DomainDisks(cast(Store, self.store)), folder / "dump"
+        )
         self.toolstack.start()
 
     def holdings(self) -> dict[str, object]:

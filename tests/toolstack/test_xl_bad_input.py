@@ -57,7 +57,7 @@ GOOD = 'name = "g"\nkernel = "kernel"\nmemory = 32\n'
         ('name = "g"\nmemory = [ 1\n', ["g.cfg:3: config parsing error near the end of the file", "line 2"]),
         (GOOD + 'type = "vm"\n', ["g.cfg:4: `type'", "pv, pvh, hvm"]),
         (GOOD + 'type = "hvm"\n', ["g.cfg:4: ", "not supported yet"]),
-        (GOOD + "disk = [ '/a,,xvda' ]\n", ["g.cfg:4: `disk' is not supported yet"]),
+        (GOOD + "disk = [ '/a,qcow2,xvda' ]\n", ["g.cfg:4: `disk': xvda: the format qcow2 is not supported yet"]),
         (GOOD + "vif = [ '' ]\n", ["g.cfg:4: `vif' is not supported yet"]),
         (GOOD + "vcpus = 0\n", ["g.cfg:4: `vcpus'", "minimum"]),
         (GOOD + "vcpus = 8000\n", ["vCPUs"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyxen.cli.command import Command
-from pyxen.cli.xl_commands import create, life_cycle, listing, machine, memory, signals
+from pyxen.cli.xl_commands import block, create, life_cycle, listing, machine, memory, signals
 
 _DOMAIN, _HOST, _SCHEDULER, _CPUPOOL, _DEVICE, _OTHER = "domain", "Xen host", "scheduler", "CPU pool", "virtual device", "other"
 
@@ -103,7 +103,24 @@ COMMANDS: tuple[Command, ...] = (
     *_absent(_HOST, "the xentop display", "top"),
     *_absent(_DEVICE, "network devices", "network-attach network-list network-detach"),
     *_absent(_DEVICE, "channel devices", "channel-list"),
-    *_absent(_DEVICE, "block devices", "block-attach block-list block-detach"),
+    Command(
+        "block-attach",
+        _DEVICE,
+        "<Domain> <disk-spec-component(s)>...",
+        "Give a running domain a disk, as an entry of disk= says",
+        block.block_attach,
+        modifies=True,
+    ),
+    Command("block-list", _DEVICE, "<Domain> [<Domain> ...]", "List the disks of domains", block.block_list),
+    Command(
+        "block-detach",
+        _DEVICE,
+        "[option] <Domain> <DevId>",
+        "Take a disk away from a running domain",
+        block.block_detach,
+        "--force   do not wait for the guest to give it back",
+        modifies=True,
+    ),
     *_absent(_DEVICE, "virtual TPMs", "vtpm-attach vtpm-list vtpm-detach"),
     *_absent(_DEVICE, "virtual keyboards", "vkb-attach vkb-list vkb-detach"),
     *_absent(_DEVICE, "virtual displays", "vdispl-attach vdispl-list vdispl-detach"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import lzma
 import os
 import re
 import shutil
@@ -28,7 +29,10 @@ OPTIONAL_PACKAGES = ("xen-utils-4.17",)
 #: Package lists younger than this (seconds) are not fetched again.
 LISTS_LIFETIME = 24 * 3600
 #: Bump when what is unpacked from the same packages changes.
-LAYOUT = 2
+LAYOUT = 3
+#: What is unpacked of a kernel package. Of its modules only the PV drivers: the rest is nine tenths of its size. Some kernels have them
+#: built in.
+KERNEL_FILES = ("./boot/*", "*/kernel/drivers/block/xen-blkfront.ko*", "*/kernel/drivers/net/xen-netfront.ko*")
 
 Report = Callable[[str], None]
 
@@ -49,6 +53,13 @@ class GuestPackages:
     def busybox(self) -> Path:
         """A statically linked busybox."""
         return next(path for path in (self.root / "bin/busybox", self.root / "usr/bin/busybox") if path.exists())
+
+    def module(self, name: str) -> bytes | None:
+        """A PV driver of the kernel ("xen-blkfront"), for insmod; None if it is built in."""
+        for path in sorted(self.root.glob(f"**/lib/modules/{self.kernel_release}/kernel/drivers/*/{name}.ko*")):
+            content = path.read_bytes()
+            return lzma.decompress(content) if path.suffix == ".xz" else content
+        return None
 
     @property
     def grub_x86_64_xen(self) -> Path:
@@ -164,12 +175,13 @@ def _name_and_version(archive: Path) -> tuple[str, str]:
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    """Unpack a .deb. Of a kernel package only /boot: the hvc console needs no module, and they are nine tenths of its size."""
+    """Unpack a .deb."""
     kernel = archive.name.startswith("linux-image-")
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as payload:
-        command = ["tar", "-x", "--no-same-owner", "-C", str(root), *(["./boot"] if kernel else [])]
+        command = ["tar", "-x", "--no-same-owner", "-C", str(root), *(["--wildcards", *KERNEL_FILES] if kernel else [])]
         unpacked = subprocess.run(command, stdin=payload.stdout, stderr=subprocess.PIPE, text=True, check=False)
-    if unpacked.returncode or payload.returncode:
+    # A pattern that matches nothing is a failure for tar. That there is a kernel is checked by the caller.
+    if (unpacked.returncode and not kernel) or payload.returncode:
         raise PackageError(f"cannot unpack {archive.name}: {_last_line(unpacked.stderr)}")
 
 

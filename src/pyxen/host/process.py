@@ -13,7 +13,9 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from pyxen.backends.block import block_backend
 from pyxen.backends.console import ConsoleBackend
+from pyxen.backends.device import Surroundings
 from pyxen.engine.interface import EngineFactory
 from pyxen.host import protocol
 from pyxen.host.confinement import ConfinementError, confine
@@ -24,6 +26,7 @@ from pyxen.host.runtime_directory import RuntimeDirectory
 from pyxen.host.service import HostService, describe_fault
 from pyxen.host.trace_stream import TraceStreams
 from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.inventory import Inventory
 from pyxen.toolstack.lifecycle import Toolstack
@@ -115,14 +118,17 @@ class HostProcess:
         dom0 = self._hypervisor.dom0
         daemon = Daemon(loop, HypercallConnector(dom0, loop.call_soon_threadsafe))
         undo.callback(daemon.close)
-        store = DomainStore(Store(daemon))
+        local_store = Store(daemon)
+        store = DomainStore(local_store)
         store.write_domain_0(dom0.domain_info(0).total_pages * _PAGE_KIB, dom0.physical_info().nr_cpus)
         socket_server = SocketServer(daemon, self._runtime.store_socket)
         await socket_server.start()
         undo.push_async_callback(socket_server.stop)
         consoles = ConsoleBackend(dom0, loop, self._runtime.console_links, self._runtime.logs)
         undo.callback(consoles.close)
-        toolstack = Toolstack(dom0, store, consoles, self._runtime.dumps)
+        disks = block_backend(Surroundings(dom0, local_store, loop))
+        undo.push_async_callback(disks.close)
+        toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), self._runtime.dumps)
         toolstack.start()
         return toolstack, Inventory(dom0, toolstack.registry, store)
 

@@ -438,6 +438,45 @@ class TraceEvent:
     dropped: int = 0  #: events before this one that the reader was too slow for
 
 
+@dataclass(frozen=True)
+class BlockAttachRequest:
+    """A disk to hot-plug."""
+
+    domid: int
+    specification: str  #: as an entry of ``disk=``, xl-disk-configuration(5)
+    working_directory: str = ""  #: where a relative path starts
+
+
+@dataclass(frozen=True)
+class BlockDetachRequest:
+    """A disk to unplug."""
+
+    domid: int
+    vdev: str  #: its name or number: "xvdb", "51728"
+    force: bool = False  #: whatever the guest does with it
+
+
+@dataclass(frozen=True)
+class BlockDevice:
+    """A disk of a domain."""
+
+    devid: int
+    vdev: str
+    target: str
+    writable: bool
+    state: int  #: of the backend, as in io/xenbus.h
+    event_channel: int  #: -1: not connected
+    ring_reference: int  #: -1: not connected
+    backend_path: str
+
+
+@dataclass(frozen=True)
+class BlockDeviceList:
+    """Disks by number."""
+
+    devices: list[BlockDevice]
+
+
 # -- the table -------------------------------------------------------------------------------------------------------------
 
 
@@ -497,6 +536,12 @@ CONSOLE_PATH = Method("console.path", DomainId, ConsolePath)
 #: The first event, without data, says that no output can be missed any more. Ends when the domain is gone and all its output was sent.
 CONSOLE_ATTACH = StreamMethod("console.attach", ConsoleAttachRequest, ConsoleOutput, Nothing)
 CONSOLE_WRITE = Method("console.write", ConsoleInput, ConsoleAccepted)
+
+#: Answers when the backend has the disk (not when the guest has found it).
+BLOCK_ATTACH = Method("block.attach", BlockAttachRequest, Nothing)
+#: Answers when the guest has given the disk back.
+BLOCK_DETACH = Method("block.detach", BlockDetachRequest, Nothing)
+BLOCK_LIST = Method("block.list", DomainId, BlockDeviceList)
 
 #: Ends when the traced domain is destroyed; never for all domains.
 TRACE_SUBSCRIBE = StreamMethod("trace.subscribe", TraceRequest, TraceEvent, Nothing)

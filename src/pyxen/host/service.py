@@ -16,9 +16,11 @@ from pyxen.host.trace_stream import TraceStreams
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.toolstack import libxl_json, names
 from pyxen.toolstack.configuration import ConfigError, ConfigWarning, DomainConfig, Settings, parse
+from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.creation import with_absolute_paths
 from pyxen.toolstack.domain_record import DomainRecord, LifeState
 from pyxen.toolstack.errors import ToolstackError
+from pyxen.toolstack.file_paths import absolute_path
 from pyxen.toolstack.inventory import DomainEntry, Inventory
 from pyxen.toolstack.lifecycle import Toolstack
 
@@ -74,6 +76,9 @@ class HostService:
         table.call(p.CONSOLE_PATH, self._console_path)
         table.stream(p.CONSOLE_ATTACH, self._console_attach)
         table.call(p.CONSOLE_WRITE, self._console_write)
+        table.call(p.BLOCK_ATTACH, self._block_attach)
+        table.call(p.BLOCK_DETACH, self._block_detach)
+        table.call(p.BLOCK_LIST, self._block_list)
         table.stream(p.TRACE_SUBSCRIBE, self._traces.follow)
 
     def _register_domains(self, table: MethodTable) -> None:
@@ -270,6 +275,23 @@ class HostService:
     async def _debug_keys(self, request: p.DebugKeysRequest) -> p.Nothing:
         self._dom0.debug_keys(request.keys)
         return p.Nothing()
+
+    # -- disks --------------------------------------------------------------------------------------------------------------
+    async def _block_attach(self, request: p.BlockAttachRequest) -> p.Nothing:
+        try:
+            disk = DiskSpecification.parse(request.specification)
+        except ValueError as error:
+            raise p.HostError(f"disk {request.specification!a}: {error}", p.ErrorKind.INVALID) from None
+        target = absolute_path(disk.target, request.working_directory)
+        await self._toolstack.attach_disk(request.domid, dataclasses.replace(disk, target=target))
+        return p.Nothing()
+
+    async def _block_detach(self, request: p.BlockDetachRequest) -> p.Nothing:
+        await self._toolstack.detach_disk(request.domid, request.vdev, force=request.force)
+        return p.Nothing()
+
+    async def _block_list(self, request: p.DomainId) -> p.BlockDeviceList:
+        return p.BlockDeviceList([p.BlockDevice(**dataclasses.asdict(disk)) for disk in self._toolstack.disks(request.domid)])
 
     # -- console ------------------------------------------------------------------------------------------------------------
     async def _console_path(self, request: p.DomainId) -> p.ConsolePath:

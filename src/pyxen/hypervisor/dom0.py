@@ -395,10 +395,10 @@ class Dom0:
         with self._guest(domid) as domain:
             return self._grants.map(domain, references, writable=writable)
 
-    def unmap_grants(self, domid: int, references: Sequence[int]) -> None:
+    def unmap_grants(self, domid: int, references: Sequence[int], *, writable: bool | None = None) -> None:
         """Give mappings back."""
         with self._guest(domid) as domain:
-            self._grants.unmap(domain, references)
+            self._grants.unmap(domain, references, writable)
 
     def grant_copy(self, operations: Sequence[GrantCopy]) -> list[int]:
         """Copy from and to granted pages."""

@@ -262,8 +262,10 @@ class Dom0Hypercalls(Protocol):
     def map_grants(self, domid: int, references: Sequence[int], *, writable: bool) -> list[memoryview]:
         """``map_grant`` of many at once: all or none."""
 
-    def unmap_grants(self, domid: int, references: Sequence[int]) -> None:
-        """``unmap_grant`` of many at once: all or none."""
+    def unmap_grants(self, domid: int, references: Sequence[int], *, writable: bool | None = None) -> None:
+        """``unmap_grant`` of many at once: all or none. ``writable``: the newest mapping of that access only. Who may have the same
+        reference mapped in both ways must say so: a view outlives its mapping, and a frame that is only mapped for reading can become a
+        page table."""
 
     def grant_copy(self, operations: Sequence[GrantCopy]) -> list[int]:
         """GNTTABOP_copy. -> a status for each, 0 or a negative GNTST_*; the operations after a failed one are done all the same."""

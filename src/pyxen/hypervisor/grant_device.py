@@ -6,6 +6,7 @@ All methods are called with the hypervisor lock held.
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ class GrantDevice:
 
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
-        self._handles: dict[tuple[Domain, int], list[int]] = {}
+        self._handles: dict[tuple[Domain, int], list[tuple[int, bool]]] = {}
 
     def map(self, granter: Domain, references: Sequence[int], *, writable: bool) -> list[memoryview]:
         """Views of the granted frames, all or none. EINVAL for a reference beyond the table, EPERM for one not granted so, ENOSPC."""
@@ -44,24 +45,27 @@ class GrantDevice:
         try:
             for reference in references:
                 handle, mfn = grant_mapping.map_grant(domain0, None, granter.domid, reference, flags)
-                self._handles.setdefault((granter, reference), []).append(handle)
+                self._handles.setdefault((granter, reference), []).append((handle, writable))
                 page = self._hypervisor.memory.page(mfn)
                 pages.append(page if writable else page.toreadonly())
         except GrantError as refusal:
-            self.unmap(granter, references[: len(pages)])
+            self.unmap(granter, references[: len(pages)], writable)
             raise HypercallError(_ERRNO.get(refusal.status, errno.EPERM), refusal.reason) from None
         return pages
 
-    def unmap(self, granter: Domain, references: Sequence[int]) -> None:
-        """Give one mapping of each reference back, the newest. EINVAL, and nothing happens, when one is not mapped."""
-        for reference in references:
-            if len(self._handles.get((granter, reference), ())) < references.count(reference):
+    def unmap(self, granter: Domain, references: Sequence[int], writable: bool | None = None) -> None:
+        """Give one mapping of each reference back, the newest (of that access, unless None). EINVAL, and nothing happens, when one is
+        not mapped so."""
+        for reference, wanted in Counter(references).items():
+            mapped = self._handles.get((granter, reference), ())
+            if sum(writable in (None, access) for _, access in mapped) < wanted:
                 raise HypercallError(errno.EINVAL, f"grant {reference} of domain {granter.domid} is not mapped")
         domain0 = self._hypervisor.domain(0)
         batch = []
         for reference in references:
             handles = self._handles[granter, reference]
-            batch.append(grant_mapping.unmap_grant(domain0, None, handles.pop()))
+            newest = max(index for index, (_, access) in enumerate(handles) if writable in (None, access))
+            batch.append(grant_mapping.unmap_grant(domain0, None, handles.pop(newest)[0]))
             if not handles:
                 del self._handles[granter, reference]
         grant_mapping.complete(domain0, batch)

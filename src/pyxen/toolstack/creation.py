@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +22,11 @@ from pyxen.toolstack.builder import (
     plan_pv_domain,
 )
 from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState
 from pyxen.toolstack.domain_store import DomainStore, RingAddress
 from pyxen.toolstack.errors import Fault, ToolstackError
+from pyxen.toolstack.file_paths import absolute_path
 from pyxen.xenstore.errors import StoreError
 
 #: Called with what is being done, on any thread.
@@ -35,27 +36,24 @@ StageReport = Callable[[str], None]
 def with_absolute_paths(config: DomainConfig, working_directory: str) -> DomainConfig:
     """The configuration with its file names made absolute. Raises ``ToolstackError`` for a relative one without a folder."""
     return dataclasses.replace(
-        config, kernel=_absolute(config.kernel, working_directory), ramdisk=_absolute(config.ramdisk, working_directory)
+        config,
+        kernel=absolute_path(config.kernel, working_directory),
+        ramdisk=absolute_path(config.ramdisk, working_directory),
+        disk=tuple(dataclasses.replace(disk, target=absolute_path(disk.target, working_directory)) for disk in config.disk),
     )
-
-
-def _absolute(path: str, working_directory: str) -> str:
-    path = os.path.expanduser(path)
-    if not path or os.path.isabs(path):
-        return path
-    if not os.path.isabs(working_directory):
-        raise ToolstackError(f"the path {path!a} is relative, and it is not known to which folder", Fault.INVALID)
-    return os.path.normpath(os.path.join(working_directory, path))
 
 
 class DomainCreator:
     """Creates domains. Belongs to the event loop's thread; what takes long runs in worker threads."""
 
-    def __init__(self, dom0: Dom0Hypercalls, registry: DomainRegistry, store: DomainStore, consoles: ConsoleBackend) -> None:
+    def __init__(
+        self, dom0: Dom0Hypercalls, registry: DomainRegistry, store: DomainStore, consoles: ConsoleBackend, disks: DomainDisks
+    ) -> None:
         self._dom0 = dom0
         self._registry = registry
         self._store = store
         self._consoles = consoles
+        self._disks = disks
 
     async def create(self, config: DomainConfig, *, paused: bool, report: StageReport) -> DomainRecord:
         """Make a domain, and let it run unless ``paused``. Raises ``ToolstackError``, and then nothing of it is left."""
@@ -83,6 +81,8 @@ class DomainCreator:
             domid, built = await self._build(config, uuid, report, undo)
             record = DomainRecord(domid, config.name, uuid, config, next_config=config)
             self._connect(record, built, undo)
+            undo.push_async_callback(self._disks.remove_all, domid)
+            await self._disks.attach_all(domid, config.disk)
             if not paused:
                 self._dom0.unpause_domain(domid)
             # From here to the return nothing may fail: it is complete.

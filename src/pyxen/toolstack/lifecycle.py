@@ -19,8 +19,10 @@ from pyxen.backends.console import ConsoleBackend, GuestConsole
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.toolstack import guest_control, memory_limits, names
 from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.creation import DomainCreator, StageReport
 from pyxen.toolstack.death_actions import DeathActions
+from pyxen.toolstack.devices.disks import AttachedDisk, DomainDisks
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState, StateReached, reason_name, state_of
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
@@ -31,12 +33,13 @@ _logger = logging.getLogger(__name__)
 class Toolstack:
     """All domains of one host. ``start`` it before use, ``close`` it in the end."""
 
-    def __init__(self, dom0: Dom0Hypercalls, store: DomainStore, consoles: ConsoleBackend, dumps: Path) -> None:
+    def __init__(self, dom0: Dom0Hypercalls, store: DomainStore, consoles: ConsoleBackend, disks: DomainDisks, dumps: Path) -> None:
         self.registry = DomainRegistry()
         self._dom0 = dom0
         self._store = store
         self._consoles = consoles
-        self._creator = DomainCreator(dom0, self.registry, store, consoles)
+        self._disks = disks
+        self._creator = DomainCreator(dom0, self.registry, store, consoles, disks)
         self._actions = DeathActions(dom0, self, dumps)
         self._tasks: set[asyncio.Task[None]] = set()
         self._creations = 0
@@ -93,6 +96,7 @@ class Toolstack:
         with contextlib.suppress(HypercallError):
             self._dom0.pause_domain(domid)
         self._consoles.disconnect(domid)
+        await self._disks.remove_all(domid)
         self._store.release(domid)
         try:
             await asyncio.to_thread(self._dom0.destroy_domain, domid)
@@ -168,6 +172,24 @@ class Toolstack:
         """The configuration for the domain's next start (``xl config-update``)."""
         self._guest(domid).next_config = config
 
+    async def attach_disk(self, domid: int, disk: DiskSpecification) -> None:
+        """Hot plug. The domain has the disk when it is started anew, too. Raises ``ToolstackError``."""
+        record = self._guest(domid)
+        await self._disks.attach(domid, disk)
+        record.config = dataclasses.replace(record.config, disk=(*record.config.disk, disk))
+        record.next_config = dataclasses.replace(record.next_config, disk=(*record.next_config.disk, disk))
+
+    async def detach_disk(self, domid: int, untrusted_vdev: str, *, force: bool) -> None:
+        """Hot unplug; ``force``: whatever the guest does with it. Raises ``ToolstackError``."""
+        record = self._guest(domid)
+        vdev = await self._disks.detach(domid, untrusted_vdev, force=force)
+        record.config = _without_disk(record.config, vdev)
+        record.next_config = _without_disk(record.next_config, vdev)
+
+    def disks(self, domid: int) -> list[AttachedDisk]:
+        self._guest(domid)
+        return self._disks.attached(domid)
+
     def console(self, domid: int) -> GuestConsole:
         record = self._guest(domid)
         console = self._consoles.find(domid)
@@ -219,3 +241,7 @@ class Toolstack:
         if domid == 0:
             raise ToolstackError("not possible for Domain-0", Fault.INVALID)
         return self.registry.get(domid)
+
+
+def _without_disk(config: DomainConfig, vdev: str) -> DomainConfig:
+    return dataclasses.replace(config, disk=tuple(disk for disk in config.disk if disk.vdev != vdev))

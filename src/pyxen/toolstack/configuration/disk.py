@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 _FORMATS = ("raw", "qcow", "qcow2", "vhd", "qed", "empty")
-_BACKEND_TYPES = ("phy", "qdisk", "standalone")
-_ACCESS = {"r": False, "ro": False, "w": True, "rw": True}
+_BACKEND_TYPES = ("phy", "qdisk", "tap", "standalone")
+_ACCESS = {"r": False, "ro": False, "w": True, "rw": True, "w!": True}
 _DEVTYPES = ("cdrom", "disk")
 
 _VDEV = re.compile(r"(?:xvd[a-z]{1,3}|hd[a-z]|sd[a-z]{1,2}|d[0-9]+p|)[0-9]{0,4}|d[0-9]+p[0-9]+|0x[0-9a-f]{1,8}", re.IGNORECASE)
@@ -37,6 +37,7 @@ class DiskSpecification:
     vdev: str
     format: str = "raw"
     writable: bool = True
+    shared: bool = False  #: access w! (as in Xen's block script): several domains may write it at once
     cdrom: bool = False
     backend: str = ""  #: name of the backend domain; empty: Domain 0
     backendtype: str = ""  #: empty: chosen by the toolstack
@@ -51,8 +52,24 @@ class DiskSpecification:
         """Raises ``ValueError``."""
         return _Parser().parse(text)
 
+    def unsupported(self) -> str:
+        """Why pyxen can't make this disk yet; empty if it can."""
+        if self.format == "empty" or not self.target:
+            return "empty CD drives are not supported yet"
+        if self.format != "raw":
+            return f"the format {self.format} is not supported yet; convert the image: qemu-img convert -O raw {self.target} NEW-IMAGE"
+        if self.script:
+            return f"the script {self.script} is not supported: give a file or a block device"
+        if self.backend not in ("", "0", "Domain-0"):
+            return f"a backend in the domain {self.backend} is not supported yet"
+        if self.specification != "xen":
+            return f"the specification {self.specification} is not supported; use specification=xen"
+        if self.backendtype == "standalone":
+            return "the backendtype standalone is not supported; use phy"
+        return ""
+
     def __str__(self) -> str:
-        parts = [f"format={self.format}", f"vdev={self.vdev}", f"access={'rw' if self.writable else 'ro'}"]
+        parts = [f"format={self.format}", f"vdev={self.vdev}", f"access={'w!' if self.shared else 'rw' if self.writable else 'ro'}"]
         parts += ["devtype=cdrom"] if self.cdrom else []
         parts += [
             f"{key}={value}"
@@ -156,6 +173,7 @@ class _Parser:
             vdev=vdev,
             format=format_,
             writable=_ACCESS[access] and not cdrom,
+            shared=access == "w!" and not cdrom,
             cdrom=cdrom,
             backend=given.get("backend") or "",
             backendtype=given.get("backendtype") or "",

@@ -137,9 +137,9 @@ class DomainConfig:
             reasons.append(("bootloader", "boot loaders are not supported yet; give a kernel"))
         if self.firmware:
             reasons.append(("firmware", "`firmware' is not supported yet; give GRUB's image as the kernel (see examples/grub-pv.cfg)"))
-        for key, specifications in (("disk", self.disk), ("vif", self.vif)):
-            if specifications:
-                reasons.append((key, f"`{key}' is not supported yet; remove it, or use {key} = [ ]"))
+        reasons += [("disk", f"`disk': {disk.vdev}: {disk.unsupported()}") for disk in self.disk if disk.unsupported()]
+        if self.vif:
+            reasons.append(("vif", "`vif' is not supported yet; remove it, or use vif = [ ]"))
         return reasons
 
 

@@ -1,0 +1,259 @@
+"""One device of a backend, and its conversation with its frontend through the store (XenBus, public header io/xenbus.h).
+
+What xenbus_probe_backend.c and xenbus_client.c are to Linux's backends. A protocol derives from ``BackendDevice`` and says what it does
+when the device appears, when a frontend connects and when it leaves; the rest is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyxen.abi.io.xenbus import (
+    XenbusStateClosed,
+    XenbusStateClosing,
+    XenbusStateConnected,
+    XenbusStateInitialised,
+    XenbusStateInitialising,
+    XenbusStateInitWait,
+    XenbusStateReconfigured,
+    XenbusStateUnknown,
+)
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls
+from pyxen.xenstore.errors import StoreError
+from pyxen.xenstore.store import Store
+
+_logger = logging.getLogger(__name__)
+
+_ERROR_FOLDER = "/local/domain/0/error"
+_NUMBER_DIGITS = 20
+
+
+class DeviceError(Exception):
+    """The device can't go on: its frontend or its configuration is at fault. ``number`` is an errno; ``str()`` is one line."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a backend lives in: Domain 0's hypercalls, its store and its event loop."""
+
+    dom0: Dom0Hypercalls
+    store: Store
+    loop: asyncio.AbstractEventLoop
+
+
+@dataclass(frozen=True)
+class DeviceAddress:
+    """Which device: its class as in backend paths ("vbd", "vif"), its guest, its number."""
+
+    kind: str
+    domid: int
+    devid: int
+
+    @property
+    def backend_path(self) -> str:
+        return f"/local/domain/0/backend/{self.kind}/{self.domid}/{self.devid}"
+
+    @property
+    def error_path(self) -> str:
+        return f"{_ERROR_FOLDER}/backend/{self.kind}/{self.domid}/{self.devid}"
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.domid}-{self.devid}"
+
+
+class BackendDevice(ABC):
+    """A device's life. Belongs to the event loop's thread; one task makes all changes of state, one after the other.
+
+    The backend's folder is written by Domain 0 only, and is trusted. The frontend's is the guest's: what is read there is not.
+    """
+
+    def __init__(self, surroundings: Surroundings, address: DeviceAddress) -> None:
+        self.address = address
+        self.dom0, self.store, self.loop = surroundings.dom0, surroundings.store, surroundings.loop
+        self._frontend = self.store.get(f"{address.backend_path}/frontend")
+        self._connected = False
+        self._fault: DeviceError | None = None
+        self._changed = asyncio.Event()
+        self._stop_watches: list[Callable[[], None]] = []
+        self._task = self.loop.create_task(self._live())
+
+    # -- what a protocol does -----------------------------------------------------------------------------------------
+    @abstractmethod
+    async def open(self) -> None:
+        """The device has appeared: get what it needs, and write to the backend's folder what a frontend negotiates by.
+        Raises ``DeviceError``."""
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """The frontend has written its part: map its rings, and write what it reads when connected. Raises ``DeviceError``, and then
+        ``disconnect`` is called."""
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """Let go of the guest: nothing of it may be mapped or bound at the end. Also after a ``connect`` that failed half-way."""
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give back what ``open`` got, as far as it came."""
+
+    # -- what a protocol uses -----------------------------------------------------------------------------------------
+    def backend_value(self, name: str, default: str = "") -> str:
+        """A value of the backend's own folder."""
+        return self.store.get(f"{self.address.backend_path}/{name}", default)
+
+    def publish(self, **entries: object) -> None:
+        """Write to the backend's folder; "_" in names stands for "-"."""
+        for name, value in entries.items():
+            self.store.write(f"{self.address.backend_path}/{name.replace('_', '-')}", str(value))
+
+    def frontend_text(self, name: str) -> str:
+        """What the frontend wrote, empty if nothing. Not trusted."""
+        try:
+            return self.store.get(f"{self._frontend}/{name}")
+        except StoreError as error:
+            raise DeviceError(errno.EINVAL, f"reading {name}: {error}") from None
+
+    def frontend_number(self, name: str, minimum: int, maximum: int, default: int | None = None) -> int:
+        """A number that the frontend wrote, within bounds (both included). ``default`` if it is not there. Raises ``DeviceError``."""
+        untrusted_text = self.frontend_text(name)
+        if not untrusted_text and default is not None:
+            return default
+        if not (untrusted_text.isascii() and untrusted_text.isdigit() and len(untrusted_text) <= _NUMBER_DIGITS):
+            raise DeviceError(errno.EINVAL, f"reading {name}: {untrusted_text[:40]!a} is no number")
+        number = int(untrusted_text)
+        if not minimum <= number <= maximum:
+            raise DeviceError(errno.EINVAL, f"reading {name}: {number} is not within {minimum}..{maximum}")
+        return number
+
+    def fail(self, error: DeviceError) -> None:
+        """The frontend has broken the protocol: report it and close the device (xenbus_dev_fatal). In the loop's thread."""
+        self._fault = self._fault or error
+        self._changed.set()
+
+    def announce_change(self) -> None:
+        """Have a connected frontend read the backend's entries again (a disk's size)."""
+        if self._connected:
+            self.store.write(f"{self.address.backend_path}/state", str(XenbusStateConnected))
+
+    async def close(self) -> None:
+        """Disconnect and release; when it returns, nothing of the guest is held."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        for stop in self._stop_watches:
+            stop()
+        self._stop_watches.clear()
+        await self._disconnect()
+        await self.release()
+        _remove(self.store, self.address.error_path)
+
+    # -- the state machine --------------------------------------------------------------------------------------------
+    async def _live(self) -> None:
+        try:
+            await self.open()
+        except DeviceError as error:
+            self._report(error)
+            self._write_if_present("hotplug-error", str(error))
+            self._write_if_present("hotplug-status", "error")
+            return
+        except Exception:
+            _logger.exception("%s: opening the device failed", self.address)
+            self._write_if_present("hotplug-error", "internal error; details are in the host's log")
+            self._write_if_present("hotplug-status", "error")
+            return
+        self._write_if_present("hotplug-status", "connected")
+        self._switch(XenbusStateInitWait)
+        for path in (f"{self._frontend}/state", f"{self.address.backend_path}/online"):
+            self._stop_watches.append(self.store.watch(path, str(self.address), lambda _path, _token: self._changed.set()))
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._step()
+            except DeviceError as error:
+                await self._give_up(error)
+            except Exception as error:
+                _logger.exception("%s: internal error", self.address)
+                await self._give_up(DeviceError(errno.EIO, f"internal error: {type(error).__name__}"))
+
+    async def _step(self) -> None:
+        """Answer what the frontend's state is now. Whatever was in between, and was too short to be seen, does not matter."""
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+        frontend, own = self._frontend_state(), self._own_state()
+        if frontend == XenbusStateInitialising:
+            # Also a frontend that starts anew without having closed: a guest's new kernel after a crash.
+            if self._connected or own == XenbusStateClosed:
+                await self._disconnect()
+                if self._is_online():
+                    self._switch(XenbusStateInitWait)
+        elif frontend in (XenbusStateInitialised, XenbusStateConnected, XenbusStateReconfigured):
+            if own == XenbusStateInitWait and not self._connected:
+                await self._connect()
+        elif frontend == XenbusStateClosing:
+            if own != XenbusStateClosed:
+                self._switch(XenbusStateClosing)
+        elif frontend in (XenbusStateClosed, XenbusStateUnknown):
+            await self._disconnect()
+            self._switch(XenbusStateClosed)
+        if not self._connected and not self._is_online() and frontend != XenbusStateClosing:
+            self._switch(XenbusStateClosed)
+
+    async def _connect(self) -> None:
+        self._connected = True
+        await self.connect()
+        self._switch(XenbusStateConnected)
+
+    async def _disconnect(self) -> None:
+        if self._connected:
+            await self.disconnect()
+            self._connected = False
+
+    async def _give_up(self, error: DeviceError) -> None:
+        await self._disconnect()
+        self._report(error)
+        self._switch(XenbusStateClosing)
+
+    def _report(self, error: DeviceError) -> None:
+        """Where the guest's administrator and Domain 0's look: as xenbus_dev_fatal, and in the host's log."""
+        _logger.warning("%s: %s", self.address, error)
+        if self.store.exists(self.address.backend_path):
+            self.store.write(f"{self.address.error_path}/error", f"{error.number} {error}")
+
+    def _frontend_state(self) -> int:
+        try:
+            return self.frontend_number("state", XenbusStateUnknown, XenbusStateReconfigured, XenbusStateUnknown)
+        except DeviceError:
+            return XenbusStateUnknown
+
+    def _own_state(self) -> int:
+        text = self.backend_value("state")
+        return int(text) if text.isdigit() else XenbusStateUnknown
+
+    def _is_online(self) -> bool:
+        return self.backend_value("online") == "1"
+
+    def _switch(self, state: int) -> None:
+        if self._own_state() != state:
+            self._write_if_present("state", str(state))
+
+    def _write_if_present(self, name: str, value: str) -> None:
+        """Not if the toolstack has removed the device meanwhile: writing would make a part of it anew."""
+        if self.store.exists(f"{self.address.backend_path}/state"):
+            self.store.write(f"{self.address.backend_path}/{name}", value)
+
+
+def _remove(store: Store, path: str) -> None:
+    with contextlib.suppress(StoreError):
+        store.rm(path)

@@ -1,0 +1,49 @@
+"""``xl block-attach``, ``block-list`` and ``block-detach``."""
+
+from __future__ import annotations
+
+import os
+
+from pyxen.cli.command import Context, parse_options
+from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, CommandFailed
+from pyxen.host.protocol import BLOCK_ATTACH, BLOCK_DETACH, BLOCK_LIST, BlockAttachRequest, BlockDetachRequest, DomainId, HostError
+
+_LIST_FORMAT = "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}"
+
+
+def block_attach(context: Context, arguments: list[str]) -> int:
+    """Hot-plug a disk. The specification may come in several arguments, which commas join."""
+    _, rest = parse_options(arguments, required=2)
+    domain = context.resolve(rest[0])
+    context.client.call(BLOCK_ATTACH, BlockAttachRequest(domain.domid, ",".join(rest[1:]), os.getcwd()))
+    return EXIT_SUCCESS
+
+
+def block_detach(context: Context, arguments: list[str]) -> int:
+    """Unplug a disk."""
+    options, rest = parse_options(arguments, long=["force"], required=2)
+    domain = context.resolve(rest[0])
+    force = any(name == "--force" for name, _ in options)
+    try:
+        context.client.call(BLOCK_DETACH, BlockDetachRequest(domain.domid, rest[1], force))
+    except HostError as error:
+        raise CommandFailed(f"libxl_device_disk_remove failed: {error}") from None
+    return EXIT_SUCCESS
+
+
+def block_list(context: Context, arguments: list[str]) -> int:
+    """The disks of some domains. One that is not there does not keep the others from being shown."""
+    _, rest = parse_options(arguments, required=1)
+    print(_LIST_FORMAT.format("Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"))
+    status = EXIT_SUCCESS
+    for identifier in rest:
+        try:
+            domain = context.resolve(identifier)
+        except CommandFailed as error:
+            context.message(str(error))
+            status = EXIT_FAILURE
+            continue
+        for disk in context.client.call(BLOCK_LIST, DomainId(domain.domid)).devices:
+            row = (disk.devid, 0, domain.domid, disk.state, disk.event_channel, disk.ring_reference, disk.backend_path)
+            print(_LIST_FORMAT.format(*row))
+    return status

@@ -1,0 +1,1 @@
+"""The virtual devices of domains, as the toolstack adds, removes and lists them."""
