@@ -7,6 +7,7 @@ Those on the hypervisor are micro-guests, programs/xsa_*.c. docs/xsa.md has the 
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from pathlib import Path
 
@@ -317,6 +318,47 @@ def test_xsa_419_cooperating_guests(scene: Scene) -> None:
     scene.check()
 
 
+@pytest.mark.parametrize(
+    "path", ["/local/domain/", "/local/domain//", "//", "/local/domain/1/", "/local/domain/1//data", "/local/domain/x/"]
+)
+def test_xsa_481_illegal_paths(scene: Scene, path: str) -> None:
+    """xenstored crashed by a path that ends below the domains' root."""
+    for message_type in (xs_wire.XS_READ, xs_wire.XS_MKDIR, xs_wire.XS_RM, xs_wire.XS_DIRECTORY, xs_wire.XS_GET_PERMS):
+        assert scene.hostile.request(message_type, path).type == xs_wire.XS_ERROR
+    assert scene.hostile.write(path, "x") == "EINVAL"
+    assert scene.hostile.do(xs_wire.XS_SET_PERMS, path, "n1") == "EINVAL"
+    scene.hostile.request(xs_wire.XS_WATCH, path, "t")
+    scene.check()
+
+
+def test_xsa_484_reset_watches_in_a_transaction(scene: Scene) -> None:
+    """xenstored crashed by XS_RESET_WATCHES with a transaction, which it ends."""
+    for _ in range(5):
+        transaction = scene.hostile.start()
+        scene.hostile.do(xs_wire.XS_WATCH, "w", "t")
+        scene.hostile.write("in-it", "1", transaction)
+        scene.hostile.request(xs_wire.XS_RESET_WATCHES, payload=b"\0", transaction=transaction)
+        scene.hostile.end(transaction)
+        scene.hostile.write("w", "1")
+        scene.check()
+
+
+def test_xsa_483_counts_end_with_the_domain(scene: Scene) -> None:
+    """oxenstored kept the counts of a dead domain's quota for the next domain of that id."""
+    limit = scene.world.daemon.quotas.nodes = 40
+    for _ in range(10):
+        guest = scene.introduce(3)
+        made = sum(guest.write(f"n{number}", "") == "OK" for number in range(limit + 10))
+        assert made == limit - 1
+        for _ in range(3):
+            transaction = guest.start()
+            guest.write("in-it", "", transaction)
+        guest.do(xs_wire.XS_WATCH, "w", "t")
+        scene.kill(3)
+        assert scene.nodes_of(3) == 0
+    scene.check()
+
+
 @pytest.mark.parametrize("number", ["-1", "4294967296", "2147483648", "1073741824", "99999999999999999999", "0x1", " 1", "1\n"])
 def test_xsa_420_integers(scene: Scene, number: str) -> None:
     """oxenstored cut integers to 31 bits."""
@@ -383,3 +425,17 @@ def test_xsa_055_malformed_elf(tmp_path: Path) -> None:
             except BuilderError:
                 refused += 1
     assert refused > 50
+
+
+def test_the_table_is_complete() -> None:
+    """docs/xsa.md names each test of an advisory, and no test that does not exist."""
+    here = Path(__file__).parent
+    table = (here.parents[1] / "docs" / "xsa.md").read_text()
+    tests = {source.stem for source in (here / "programs").glob("xsa_*.c")}
+    tests |= set(re.findall(r"^def test_(xsa_\w+)", Path(__file__).read_text(), re.MULTILINE))
+    assert set(re.findall(r"xsa_\d\w+", table)) == tests
+    claimed = set(map(int, re.findall(r"^\| (\d+) \|.*xsa_\d", table, re.MULTILINE)))
+    named = {
+        int(number) for source in (here / "programs").glob("xsa_*.c") for number in re.findall(r'"[^"]*?XSA-(\d+)', source.read_text())
+    }
+    assert named <= claimed, f"checked, but not in the table: {sorted(named - claimed)}"

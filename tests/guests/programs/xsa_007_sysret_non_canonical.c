@@ -28,7 +28,7 @@ static void how_return(unsigned long flags, u64 rip)
                    [r15] "=m"(back.r15), [rsp] "=m"(back.rsp), [rip] "=m"(back.rip)
                  : [context] "r"(&context), [iret] "i"(__HYPERVISOR_iret), "m"(context)
                  : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory");
-    check_equal(trap_record.kind, KIND_FAILSAFE, flags ? "SYSRET to a non-canonical address" : "IRET to a non-canonical address");
+    check_equal(trap_record.kind, KIND_FAILSAFE, flags ? "XSA-7: SYSRET to a non-canonical address" : "XSA-7: IRET to a non-canonical address");
     check_equal(trap_record.registers.rip, rip, "the frame has the address");
 }
 

@@ -1,6 +1,6 @@
 /* Hypercalls with advisories of their own that an unprivileged PV domain here simply does not have, or may not use.
- * XSA-15, XSA-25 ff.: tmem_op. XSA-84, XSA-85: xsm_op. XSA-132: domctl (gettscinfo leaked). XSA-149: domctl max_vcpus. XSA-151, XSA-313: xenoprof.
- * XSA-152: xenoprof and xenpmu_op logged without limit. XSA-27, XSA-28, XSA-89, XSA-92: hvm_op. XSA-238: dm_op. XSA-326 ff.: argo and hypfs. */
+ * XSA-15: tmem_op. XSA-84, XSA-85: xsm_op. XSA-132: domctl (gettscinfo leaked). XSA-149: domctl max_vcpus. XSA-151, XSA-313: xenoprof.
+ * XSA-152: xenoprof and xenpmu_op logged without limit. XSA-27, XSA-28, XSA-89, XSA-92: hvm_op. XSA-238: dm_op. */
 #include "guest.h"
 
 static long any(unsigned number, unsigned long command, void *argument)

@@ -21,10 +21,10 @@ PROGRAM(xsa_020_timer_overflow)
         long result = hypercall_vcpu_op(VCPUOP_set_periodic_timer, 0, &timer);
 
         if (periods[i] < MILLISECONDS)
-            check_equal(result, -XEN_EINVAL, "a period below a millisecond");
+            check_equal(result, -XEN_EINVAL, "XSA-20: a period below a millisecond");
         clock_sleep(100 * MICROSECONDS);
     }
     check_equal(hypercall_vcpu_op(VCPUOP_stop_periodic_timer, 0, NULL), 0, "stop the periodic timer");
     check_equal(hypercall_vcpu_op(VCPUOP_stop_singleshot_timer, 0, NULL), 0, "stop the one-shot timer");
-    check(clock_now() - started < 10 * SECONDS, "none of this took long");
+    check(clock_now() - started < 10 * SECONDS, "XSA-20: none of this took long");
 }

@@ -1,4 +1,4 @@
-/* XSA-44: SYSENTER with NT set in the flags made Xen's own IRET fault. XSA-40, XSA-42: the same idea against Linux. */
+/* XSA-44: SYSENTER with NT set in the flags made Xen's own IRET fault. */
 #include "guest.h"
 
 USER_CODE(enter, ".code32\n pushf\n orl $0x4000, (%esp)\n popf\n mov $9, %eax\n sysenter\n nop");

@@ -13,7 +13,7 @@ PROGRAM(xsa_053_fpu_instructions)
     memset(area, 0, sizeof(area));
     asm volatile("fxsave64 (%0)" ::"r"(area) : "memory");
     check_equal(*(u16 *)(area + 6), 0, "XSA-172: FOP");
-    check_equal(*(u64 *)(area + 8), 0, "XSA-172: FIP");
+    check_equal(*(u64 *)(area + 8), 0, "XSA-52: FIP");
     check_equal(*(u64 *)(area + 16), 0, "XSA-172: FDP");
     for (int i = 32; i < 32 + 8 * 16 + 16 * 16; i++)
         set += area[i] != 0;

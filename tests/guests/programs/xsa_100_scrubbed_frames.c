@@ -31,7 +31,7 @@ PROGRAM(xsa_100_scrubbed_frames)
         check_equal(reservation_op(XENMEM_decrease_reservation, extents), COUNT, "give frames back");
         for (int i = 0; i < COUNT; i++)
             extents[i] = pfns[i];
-        check_equal(reservation_op(XENMEM_populate_physmap, extents), COUNT, "get frames");
+        check_equal(reservation_op(XENMEM_populate_physmap, extents), COUNT, "XSA-245: get frames");
         for (int i = 0; i < COUNT; i++) {
             ((unsigned long *)start_info->mfn_list)[pfns[i]] = extents[i];
             map_frame(pages[i], extents[i], PTE_DATA);

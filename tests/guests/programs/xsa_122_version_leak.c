@@ -1,4 +1,4 @@
-/* XSA-122: XENVER_* copied out more than it had filled in. XSA-400's like: fields that nobody sets must not have old contents. */
+/* XSA-122: XENVER_* copied out more than it had filled in. Fields that nobody sets must not have old contents. */
 #include "guest.h"
 
 PROGRAM(xsa_122_version_leak)

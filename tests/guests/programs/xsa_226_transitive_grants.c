@@ -38,7 +38,7 @@ PROGRAM(xsa_226_transitive_grants)
     for (int round = 0; round < 20; round++) {
         int status = copy(self, 20, 10);
 
-        check(status <= 0, "a grant through one other: %d", status);
+        check(status <= 0, "XSA-411: a grant through one other: %d", status);
         for (int i = 21; i < 40; i++)
             if (copy(self, i, 10) >= 0)
                 check(false, "XSA-226: a chain of %d transitive grants", i - 19);

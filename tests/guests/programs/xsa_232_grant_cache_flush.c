@@ -1,4 +1,4 @@
-/* XSA-232: GNTTABOP_cache_flush of a frame whose owner has no grant table. XSA-364's like: frames that are not the caller's. */
+/* XSA-232: GNTTABOP_cache_flush of a frame whose owner has no grant table. And frames that are not the caller's. */
 #include "guest.h"
 
 PROGRAM(xsa_232_grant_cache_flush)
