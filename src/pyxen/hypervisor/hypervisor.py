@@ -30,7 +30,7 @@ from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames, MachineMemory
 from pyxen.hypervisor.page_tables import ACCESSED, DIRTY, NX, PRESENT, PSE, USER, PageTables
 from pyxen.hypervisor.timers import TimerQueue
 from pyxen.hypervisor.vcpu import Vcpu
-from pyxen.hypervisor.vcpu_op import runstate_image
+from pyxen.hypervisor.vcpu_op import write_runstate
 from pyxen.hypervisor.xen_version import VERSION
 
 INVALID_M2P_ENTRY = (1 << 64) - 1
@@ -276,7 +276,7 @@ class Hypervisor:
         try:
             if vcpu.runstate_area and vcpu.runstate_changed:
                 vcpu.runstate_changed = False
-                guest_access.write_kernel(vcpu, vcpu.runstate_area, runstate_image(vcpu))
+                write_runstate(vcpu)
             if vcpu.time_area and vcpu.time_area_generation != self.guest_time.generation:
                 vcpu.time_area_generation = self.guest_time.generation
                 guest_access.write_kernel(vcpu, vcpu.time_area, self.guest_time.image())

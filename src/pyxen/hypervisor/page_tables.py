@@ -61,8 +61,8 @@ class PageTables:
 
     # -- one entry -------------------------------------------------------------------------------------------------
     def _get_entry(self, level: int, table: int, entry: int, domid: int) -> None:
-        """Take the references of one present entry of the ``level`` table in frame ``table``. An entry of an upper table that names the table
-        itself (a linear page table) takes none, and is never writable."""
+        """Take the references of one present entry of the ``level`` table in frame ``table``. An entry of an upper table that names the
+        table itself (a linear page table) takes none, and is never writable."""
         mfn = (entry & ADDRESS) >> 12
         if level == L1:
             if entry & L1_DISALLOWED:

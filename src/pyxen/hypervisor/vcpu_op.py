@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import vcpu as abi
 from pyxen.abi.arch_x86_64 import vcpu_guest_context
-from pyxen.abi.xen import VIRQ_TIMER
+from pyxen.abi.xen import VIRQ_TIMER, VMASST_TYPE_runstate_update_flag
 from pyxen.hypervisor import guest_access, sched_op, vcpu_context
 from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.domain import VCPU_INFO_SIZE
@@ -22,6 +22,8 @@ SHORTEST_PERIOD_NS = 1_000_000
 LONGEST_PERIOD_NS = 1 << 62
 PENDING_SELECTOR_ALL = (1 << 64) - 1
 _RUNSTATE = struct.Struct("<i4xQ4Q")
+ENTRY_TIME_OFFSET: int = abi.vcpu_runstate_info.state_entry_time.offset
+ENTRY_TIME = slice(ENTRY_TIME_OFFSET, ENTRY_TIME_OFFSET + 8)
 
 
 def vcpu_op(vcpu: Vcpu, command: int, vcpu_id: int, argument: int) -> int:
@@ -65,10 +67,22 @@ def _is_up(caller: Vcpu, target: Vcpu, argument: int) -> int:
     return int(target.online)
 
 
-def runstate_image(vcpu: Vcpu) -> bytes:
-    """struct vcpu_runstate_info as of its last change of state."""
+def runstate_image(vcpu: Vcpu, flag: int = 0) -> bytes:
+    """struct vcpu_runstate_info as of its last change of state, with ``flag`` in state_entry_time."""
     runstate = vcpu.runstate
-    return _RUNSTATE.pack(runstate.state, runstate.entered_ns, *runstate.times_ns)
+    return _RUNSTATE.pack(runstate.state, runstate.entered_ns | flag, *runstate.times_ns)
+
+
+def write_runstate(vcpu: Vcpu) -> None:
+    """Bring the vCPU's area up to date. If the guest wants it, XEN_RUNSTATE_UPDATE is set meanwhile, for vCPUs that read. GuestFault."""
+    area, image = vcpu.runstate_area, runstate_image(vcpu)
+    if vcpu.domain.vm_assist >> VMASST_TYPE_runstate_update_flag & 1:
+        marked = runstate_image(vcpu, abi.XEN_RUNSTATE_UPDATE)
+        guest_access.write_kernel(vcpu, area + ENTRY_TIME_OFFSET, marked[ENTRY_TIME])
+        guest_access.write_kernel(vcpu, area, marked)
+        guest_access.write_kernel(vcpu, area + ENTRY_TIME_OFFSET, image[ENTRY_TIME])
+    else:
+        guest_access.write_kernel(vcpu, area, image)
 
 
 def _get_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:

@@ -12,6 +12,7 @@ from pyxen.abi import sched, xen
 from pyxen.abi import vcpu as abi
 from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to_cr3
 from pyxen.abi.vcpu import RUNSTATE_offline
+from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.sched_op import FAR_AWAY_NS
@@ -347,6 +348,29 @@ def test_runstate(guest: SmallDomain) -> None:
     assert guest.get("i", at=where) == (abi.RUNSTATE_blocked,)
     assert vcpu_op(guest, abi.VCPUOP_register_runstate_memory_area, 0, "Q", 0) == 0
     assert guest.vcpu.runstate_area == 0
+
+
+def test_runstate_is_marked_while_it_changes(guest: SmallDomain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VMASST_TYPE_runstate_update_flag: what another vCPU can see at any moment is marked, or whole."""
+    where, writes, real = guest.at(7), [], guest_access.write
+    assert guest.call(xen.HYPERVISOR_vm_assist, xen.VMASST_CMD_enable, xen.VMASST_TYPE_runstate_update_flag) == 0
+    assert vcpu_op(guest, abi.VCPUOP_register_runstate_memory_area, 0, "Q", where) == 0
+    before = guest.read(where, 48)
+
+    def seen(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        writes.append(guest.read(where, 48))
+
+    with guest.hypervisor.lock:
+        guest.vcpu.runstate.change(abi.RUNSTATE_blocked, guest.hypervisor.now())
+        guest.vcpu.runstate_changed = True
+        with monkeypatch.context() as patch:
+            patch.setattr(guest_access, "write", seen)
+            guest.hypervisor.write_areas(guest.vcpu)
+    *middle, last = writes
+    assert last != before and not last[15] & 0x80
+    assert middle and all(image[15] & 0x80 for image in middle)
+    assert middle[-1][:8] + middle[-1][16:] == last[:8] + last[16:]
 
 
 def test_time_area(guest: SmallDomain) -> None:
