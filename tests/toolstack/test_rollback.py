@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import pytest
 
+from pyxen.backends.block import block_backend
 from pyxen.backends.console import ConsoleBackend
+from pyxen.backends.device import Surroundings
 from pyxen.engine.unicorn_engine import make_engine
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
@@ -75,6 +78,7 @@ class Machine:
         for name in ("console", "log", "dump"):
             (folder / name).mkdir(exist_ok=True)
         self.consoles = ConsoleBackend(dom0, loop, folder / "console", folder / "log")
+        self.disks = block_backend(Surroundings(dom0, self.real_store, loop))
         self.toolstack = Toolstack(
             dom0, DomainStore(cast(Store, self.store)), self.consoles, DomainDisks(cast(Store, self.store)), folder / "dump"
         )
@@ -114,7 +118,9 @@ def test_every_store_request_of_a_creation_may_be_refused(hypervisor: Hypervisor
 
 
 async def refuse_each(hypervisor: Hypervisor, folder: Path, part: str) -> None:
-    config = DomainConfig(name="unlucky", kernel=str(write_kernel(folder, IDLE)), memory=32, cpus=("0",))
+    disk = DiskSpecification(str(folder / "disk.img"), "xvda")
+    Path(disk.target).write_bytes(bytes(4096))
+    config = DomainConfig(name="unlucky", kernel=str(write_kernel(folder, IDLE)), memory=32, cpus=("0",), disk=(disk,))
     machine = Machine(hypervisor, folder)
     await await_destroyed(machine, config)  # what is made once is made now: the folders of the store, the threads of the pool
     before = machine.holdings()
@@ -135,6 +141,7 @@ async def refuse_each(hypervisor: Hypervisor, folder: Path, part: str) -> None:
     await machine.toolstack.destroy(record.domid)
     assert machine.holdings() == before
     await machine.toolstack.close()
+    await machine.disks.close()
     machine.consoles.close()
     machine.daemon.close()
     expected = {"dom0": {"create_domain", "populate_physmap", "set_vcpu_context", "map_foreign", "bind_interdomain", "unpause_domain"}}

@@ -26,6 +26,7 @@ from pyxen.abi.io.xenbus import (
 )
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls
 from pyxen.xenstore.errors import StoreError
+from pyxen.xenstore.path_cleanup import remove_with_empty_folders
 from pyxen.xenstore.store import Store
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class BackendDevice(ABC):
         self.address = address
         self.dom0, self.store, self.loop = surroundings.dom0, surroundings.store, surroundings.loop
         self._frontend = self.store.get(f"{address.backend_path}/frontend")
+        self.finished = False  #: it holds nothing any more; its folder in the store waits for the toolstack
         self._connected = False
         self._fault: DeviceError | None = None
         self._changed = asyncio.Event()
@@ -104,7 +106,7 @@ class BackendDevice(ABC):
 
     @abstractmethod
     async def release(self) -> None:
-        """Give back what ``open`` got, as far as it came."""
+        """Give back what ``open`` got, as far as it came. May be called again."""
 
     # -- what a protocol uses -----------------------------------------------------------------------------------------
     def backend_value(self, name: str, default: str = "") -> str:
@@ -155,27 +157,24 @@ class BackendDevice(ABC):
         self._stop_watches.clear()
         await self._disconnect()
         await self.release()
-        _remove(self.store, self.address.error_path)
+        remove_with_empty_folders(self.store, self.address.error_path)
 
     # -- the state machine --------------------------------------------------------------------------------------------
     async def _live(self) -> None:
         try:
             await self.open()
         except DeviceError as error:
-            self._report(error)
-            self._write_if_present("hotplug-error", str(error))
-            self._write_if_present("hotplug-status", "error")
+            await self._refuse(str(error))
             return
-        except Exception:
+        except Exception as error:
             _logger.exception("%s: opening the device failed", self.address)
-            self._write_if_present("hotplug-error", "internal error; details are in the host's log")
-            self._write_if_present("hotplug-status", "error")
+            await self._refuse(f"internal error: {type(error).__name__}: {error}; details are in the host's log")
             return
         self._write_if_present("hotplug-status", "connected")
         self._switch(XenbusStateInitWait)
         for path in (f"{self._frontend}/state", f"{self.address.backend_path}/online"):
             self._stop_watches.append(self.store.watch(path, str(self.address), lambda _path, _token: self._changed.set()))
-        while True:
+        while not self.finished:
             await self._changed.wait()
             self._changed.clear()
             try:
@@ -185,6 +184,13 @@ class BackendDevice(ABC):
             except Exception as error:
                 _logger.exception("%s: internal error", self.address)
                 await self._give_up(DeviceError(errno.EIO, f"internal error: {type(error).__name__}"))
+
+    async def _refuse(self, reason: str) -> None:
+        """There will be no device: tell the toolstack, as the hotplug scripts of Xen do."""
+        _logger.warning("%s: %s", self.address, reason)
+        self._write_if_present("hotplug-error", reason)
+        self._write_if_present("hotplug-status", "error")
+        await self._finish()
 
     async def _step(self) -> None:
         """Answer what the frontend's state is now. Whatever was in between, and was too short to be seen, does not matter."""
@@ -206,9 +212,16 @@ class BackendDevice(ABC):
                 self._switch(XenbusStateClosing)
         elif frontend in (XenbusStateClosed, XenbusStateUnknown):
             await self._disconnect()
-            self._switch(XenbusStateClosed)
+            if self._is_online():
+                self._switch(XenbusStateClosed)
         if not self._connected and not self._is_online() and frontend != XenbusStateClosing:
-            self._switch(XenbusStateClosed)
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """The last state. Who sees it may have the image at once, and a device of the same number."""
+        await self.release()
+        self.finished = True
+        self._switch(XenbusStateClosed)
 
     async def _connect(self) -> None:
         self._connected = True
@@ -252,8 +265,3 @@ class BackendDevice(ABC):
         """Not if the toolstack has removed the device meanwhile: writing would make a part of it anew."""
         if self.store.exists(f"{self.address.backend_path}/state"):
             self.store.write(f"{self.address.backend_path}/{name}", value)
-
-
-def _remove(store: Store, path: str) -> None:
-    with contextlib.suppress(StoreError):
-        store.rm(path)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
+from pyxen.abi.io.xenbus import XenbusStateInitialising
 from pyxen.backends.device import BackendDevice, DeviceAddress, Surroundings
 from pyxen.xenstore.errors import StoreError
 
@@ -45,8 +46,14 @@ class BackendBus:
         present = set(self._present())
         for address in self._devices.keys() - present:
             self._close(address)
+        for address, device in list(self._devices.items()):
+            if device.finished and self._is_new(address):  # removed and made again since we looked
+                self._close(address)
         for address in present - self._devices.keys():
             self._devices[address] = self._factory(self._surroundings, address)
+
+    def _is_new(self, address: DeviceAddress) -> bool:
+        return self._surroundings.store.get(f"{address.backend_path}/state") == str(XenbusStateInitialising)
 
     def _present(self) -> Iterator[DeviceAddress]:
         store = self._surroundings.store

@@ -15,6 +15,7 @@ from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.domain_record import DOMAIN_0_NAME, DomainRecord
 from pyxen.toolstack.names import uuid_text
 from pyxen.xenstore.errors import StoreError
+from pyxen.xenstore.path_cleanup import remove_with_empty_folders
 from pyxen.xenstore.store import Store
 
 #: libxl's LIBXL_XENCONSOLE_LIMIT, in bytes, and protocol.
@@ -161,9 +162,10 @@ class DomainStore:
 
     def remove_domain(self, domid: int, uuid: bytes) -> None:
         """Everything that ``write_domain`` and the guest wrote."""
-        for path in (domain_path(domid), vm_path(uuid), libxl_path(domid), f"/local/domain/0/backend/console/{domid}"):
+        for path in (domain_path(domid), vm_path(uuid), libxl_path(domid)):
             with contextlib.suppress(StoreError):
                 self._store.rm(path)
+        remove_with_empty_folders(self._store, console_backend_path(domid))
 
     def introduce(self, domid: int, ring: RingAddress) -> None:
         """From now on the guest can talk to the store."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pyxen.abi.io.xenbus import XenbusStateClosed, XenbusStateClosing, XenbusStateInitialising
 from pyxen.toolstack.errors import Fault, ToolstackError
 from pyxen.xenstore.errors import StoreError
+from pyxen.xenstore.path_cleanup import remove_with_empty_folders
 from pyxen.xenstore.store import Store
 
 #: Seconds that a backend or a frontend has to answer (libxl's LIBXL_INIT_TIMEOUT and LIBXL_DESTROY_TIMEOUT).
@@ -93,10 +94,7 @@ class DeviceEntries:
     async def unplug(self, place: DevicePlace) -> None:
         """Ask the guest to give the device back, wait till it has, and forget the device. Raises ``ToolstackError`` when it does not: then
         the device stays, and goes as soon as the guest lets go of it and it is asked again."""
-        with self._store.transaction() as view:
-            if view.get(f"{place.backend}/state") != str(XenbusStateClosed):
-                view.write(f"{place.backend}/online", "0")
-                view.write(f"{place.backend}/state", str(XenbusStateClosing))
+        self._ask_backend_to_close(place)
         if not await self._closed(place):
             raise ToolstackError(
                 f"the guest did not give the device back in {TIMEOUT:g} s: it is in use; unmount it and try again, or use --force",
@@ -108,20 +106,22 @@ class DeviceEntries:
         """Take the device away, whatever the guest does. When it returns the backend holds nothing of the guest, unless its I/O hangs."""
         with contextlib.suppress(StoreError):
             self._store.rm(place.frontend)
-        with self._store.transaction() as view:
-            if view.exists(place.backend):
-                view.write(f"{place.backend}/online", "0")
-                view.write(f"{place.backend}/state", str(XenbusStateClosing))
+        self._ask_backend_to_close(place)
         await self._closed(place)
         self._remove(place)
+
+    def _ask_backend_to_close(self, place: DevicePlace) -> None:
+        if self.state(place) not in (0, XenbusStateClosed):
+            with self._store.transaction() as view:
+                view.write(f"{place.backend}/online", "0")
+                view.write(f"{place.backend}/state", str(XenbusStateClosing))
 
     async def _closed(self, place: DevicePlace) -> bool:
         return await self._until(f"{place.backend}/state", lambda: self.state(place) in (0, XenbusStateClosed))
 
     def _remove(self, place: DevicePlace) -> None:
         for path in (place.frontend, place.backend, place.libxl):
-            with contextlib.suppress(StoreError):
-                self._store.rm(path)
+            remove_with_empty_folders(self._store, path)
 
     async def _until(self, path: str, holds: Callable[[], bool]) -> bool:
         """Whether it holds before the time is over; looked at whenever ``path`` changes."""

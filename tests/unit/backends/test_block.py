@@ -1,0 +1,493 @@
+"""The block backend against a frontend that the test plays: every operation, and everything that a frontend can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyxen.abi import grant_table as grants
+from pyxen.abi.io.blkif import (
+    BLKIF_OP_FLUSH_DISKCACHE,
+    BLKIF_OP_READ,
+    BLKIF_OP_WRITE,
+    BLKIF_OP_WRITE_BARRIER,
+    BLKIF_RSP_EOPNOTSUPP,
+    BLKIF_RSP_ERROR,
+    BLKIF_RSP_OKAY,
+)
+from pyxen.backends import block_image
+from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.errors import ToolstackError
+from tests.unit.backends.block_guest import (
+    DATA_PFN,
+    DATA_REFERENCE,
+    INDIRECT_PFN,
+    INDIRECT_REFERENCE,
+    RING_REFERENCE,
+    SLOT,
+    World,
+    block_world,
+    data_segments,
+    discard,
+    indirect,
+    plain,
+    until,
+)
+from tests.unit.hypervisor import invariants
+from tests.unit.hypervisor.machine import new_machine
+
+OKAY, ERROR, NOT_SUPPORTED = BLKIF_RSP_OKAY, BLKIF_RSP_ERROR, BLKIF_RSP_EOPNOTSUPP
+Scenario = Callable[[World], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def hypervisor() -> Iterator[Hypervisor]:
+    hypervisor = new_machine()
+    yield hypervisor
+    invariants.check(hypervisor)
+    hypervisor.close()
+
+
+@pytest.fixture
+def play(hypervisor: Hypervisor, tmp_path: Path) -> Callable[[Scenario], None]:
+    async def main(scenario: Scenario) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        async with block_world(hypervisor, tmp_path) as world:
+            await scenario(world)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    return lambda scenario: asyncio.run(asyncio.wait_for(main(scenario), 60))
+
+
+def connected(scenario: Scenario, **entries: object) -> Scenario:
+    """With a disk of 1 MiB, attached and connected."""
+
+    async def run(world: World) -> None:
+        await world.attach(world.image())
+        await world.frontend.connect(**entries)
+        await scenario(world)
+
+    return run
+
+
+@pytest.mark.parametrize("persistent", [0, 1])
+def test_reading_and_writing(play: Callable[[Scenario], None], persistent: int) -> None:
+    async def scenario(world: World) -> None:
+        frontend, image = world.frontend, world.folder / "disk.img"
+        content = image.read_bytes()
+        assert await frontend.request(plain(BLKIF_OP_READ, 3, [(DATA_REFERENCE, 1, 2), (DATA_REFERENCE + 1, 0, 7)])) == OKAY
+        assert frontend.peek(DATA_PFN, 0, 4096) == bytes(512) + content[3 * 512 : 5 * 512] + bytes(4096 - 1536)
+        assert frontend.peek(DATA_PFN + 1, 0, 4096) == content[5 * 512 : 13 * 512]
+        frontend.poke(DATA_PFN + 2, 512, b"x" * 512)
+        assert await frontend.request(plain(BLKIF_OP_WRITE, 2047, [(DATA_REFERENCE + 2, 1, 1)])) == OKAY
+        assert await frontend.request(plain(BLKIF_OP_FLUSH_DISKCACHE, 0, [])) == OKAY
+        assert image.read_bytes() == content[:-512] + b"x" * 512
+
+    play(connected(scenario, feature_persistent=persistent))
+
+
+def test_writes_need_only_read_access_to_the_page(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        world.guest.grant(DATA_REFERENCE, 0, DATA_PFN, grants.GTF_permit_access | grants.GTF_readonly)
+        assert await world.frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == OKAY
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == ERROR
+
+    play(connected(scenario))
+
+
+@pytest.mark.parametrize("pages", [1, 2, 4])
+def test_rings_of_several_pages_go_round(play: Callable[[Scenario], None], pages: int) -> None:
+    async def scenario(world: World) -> None:
+        await world.attach(world.image())
+        await world.frontend.connect(pages=pages)
+        slots = world.frontend.slots
+        for round_ in range(3):
+            for index in range(slots):
+                world.frontend.put(plain(BLKIF_OP_READ, index % 100, data_segments(1), request_id=round_ << 32 | index))
+            world.frontend.kick()
+            answers = await world.frontend.responses(slots)
+            assert sorted(answers) == [(round_ << 32 | index, BLKIF_OP_READ, OKAY) for index in range(slots)]
+
+    play(scenario)
+
+
+def test_indices_wrap(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.attach(world.image())
+        frontend = world.frontend
+        await frontend.backend_reaches(2)
+        frontend.prepare()
+        start = 0xFFFFFFF0
+        frontend.producer = frontend.consumer = start
+        frontend.poke(20, 0, struct.pack("<IIII", start, start + 1, start, start + 1))
+        frontend.switch(3)
+        await frontend.backend_reaches(4)
+        for _ in range(40):
+            assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(scenario)
+
+
+def test_indirect_segments(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        frontend, image = world.frontend, world.folder / "disk.img"
+        descriptors = b"".join(struct.pack("<IBBxx", *segment) for segment in data_segments(16))
+        frontend.poke(INDIRECT_PFN, 0, descriptors)
+        frontend.put(indirect(BLKIF_OP_READ, 8, 16))
+        frontend.kick()
+        assert await frontend.responses(1) == [(7, BLKIF_OP_READ, OKAY)]
+        assert frontend.peek(DATA_PFN + 15, 0, 4096) == image.read_bytes()[16 * 4096 : 17 * 4096]
+        for bad in (
+            indirect(BLKIF_OP_READ, 8, 0),
+            indirect(BLKIF_OP_READ, 8, 257),
+            indirect(BLKIF_OP_READ, 8, 17),  # the page's next descriptor is zeroes: reference 0
+            indirect(BLKIF_OP_READ, 8, 16, INDIRECT_REFERENCE + 1),
+            indirect(BLKIF_OP_READ, 8, 16, 0xFFFFFFFF),
+            indirect(BLKIF_OP_READ, 2040, 16),
+            indirect(BLKIF_OP_FLUSH_DISKCACHE, 8, 16),
+            indirect(6, 8, 16),
+        ):
+            assert await frontend.request(bad) == ERROR
+
+    play(connected(scenario))
+
+
+def test_discarded_sectors_read_as_zeroes(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        image = world.folder / "disk.img"
+        assert world.store.read(f"{world.frontend.backend}/feature-discard") == "1"
+        before = image.read_bytes()
+        status = await world.frontend.request(discard(8, 16))
+        assert status in (OKAY, NOT_SUPPORTED)
+        if status == OKAY:
+            assert image.read_bytes() == before[:4096] + bytes(8192) + before[12288:]
+        assert await world.frontend.request(discard(2040, 9)) == ERROR
+        assert await world.frontend.request(discard((1 << 64) - 1, (1 << 64) - 1)) == ERROR
+
+    play(connected(scenario))
+
+
+def test_barrier_waits_for_all_before_and_holds_up_all_after(play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    for name in ("read", "write", "flush"):
+        original = getattr(block_image.BlockImage, name)
+
+        def recording(self: object, *arguments: object, _name: str = name, _original: Callable[..., None] = original) -> None:
+            log.append(_name)
+            _original(self, *arguments)
+            log.append(f"{_name} done")
+
+        monkeypatch.setattr(block_image.BlockImage, name, recording)
+
+    async def scenario(world: World) -> None:
+        for operation in [BLKIF_OP_READ] * 6 + [BLKIF_OP_WRITE_BARRIER] + [BLKIF_OP_READ] * 6:
+            world.frontend.put(plain(operation, 0, data_segments(1)))
+        world.frontend.kick()
+        answers = await world.frontend.responses(13)
+        assert [operation for _, operation, _ in answers] == [0] * 6 + [BLKIF_OP_WRITE_BARRIER] + [0] * 6
+        barrier = log.index("flush")
+        assert log[:barrier].count("read done") == 6
+        assert log[barrier : barrier + 6] == ["flush", "flush done", "write", "write done", "flush", "flush done"]
+
+    play(connected(scenario))
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        plain(BLKIF_OP_READ, 0, []),
+        plain(BLKIF_OP_READ, 0, data_segments(11), count=12),
+        plain(BLKIF_OP_READ, 0, data_segments(11), count=255),
+        plain(BLKIF_OP_READ, 0, [(DATA_REFERENCE, 5, 4)]),
+        plain(BLKIF_OP_READ, 0, [(DATA_REFERENCE, 0, 8)]),
+        plain(BLKIF_OP_READ, 0, [(DATA_REFERENCE, 255, 255)]),
+        plain(BLKIF_OP_READ, 2048, data_segments(1)),
+        plain(BLKIF_OP_READ, 2041, data_segments(1)),
+        plain(BLKIF_OP_WRITE, (1 << 64) - 1, data_segments(2)),
+        plain(BLKIF_OP_READ, 0, [(0xFFFFFFFF, 0, 7)]),
+        plain(BLKIF_OP_READ, 0, [(DATA_REFERENCE + 50, 0, 7)]),
+        plain(BLKIF_OP_READ, 0, [*data_segments(2), (DATA_REFERENCE + 50, 0, 7)]),
+    ],
+)
+@pytest.mark.parametrize("persistent", [0, 1])
+def test_bad_requests_are_answered_with_an_error(play: Callable[[Scenario], None], slot: bytes, persistent: int) -> None:
+    async def scenario(world: World) -> None:
+        before = (world.folder / "disk.img").read_bytes()
+        assert await world.frontend.request(slot) == ERROR
+        assert (world.folder / "disk.img").read_bytes() == before
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(connected(scenario, feature_persistent=persistent))
+
+
+@pytest.mark.parametrize("operation", [4, 7, 100, 255])
+def test_unknown_operations_are_not_supported(play: Callable[[Scenario], None], operation: int) -> None:
+    async def scenario(world: World) -> None:
+        world.frontend.put(plain(operation, 0, []))
+        world.frontend.kick()
+        assert await world.frontend.responses(1) == [(7, operation, NOT_SUPPORTED)]
+
+    play(connected(scenario))
+
+
+def test_read_only_disk(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        image = world.image()
+        os.chmod(image, 0o444)
+        before = image.read_bytes()
+        await world.attach(image, "r")
+        await world.frontend.connect()
+        assert world.store.read(f"{world.frontend.backend}/info") == "4"
+        for slot in (plain(BLKIF_OP_WRITE, 0, data_segments(1)), plain(BLKIF_OP_WRITE_BARRIER, 0, data_segments(1)), discard(0, 8)):
+            assert await world.frontend.request(slot) == ERROR
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+        assert image.read_bytes() == before
+
+    play(scenario)
+
+
+def test_image_that_shrinks_and_grows(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        image = world.folder / "disk.img"
+        os.truncate(image, 4096)
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 8, data_segments(1))) == ERROR
+        await until(lambda: world.store.get(f"{world.frontend.backend}/sectors") == "8")
+        os.truncate(image, 2 << 20)
+        await until(lambda: world.store.get(f"{world.frontend.backend}/sectors") == "4096")
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 4088, data_segments(1))) == OKAY
+
+    play(connected(scenario))
+
+
+def test_host_disk_that_is_full(play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def scenario(world: World) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwritev", full)
+            assert await world.frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == ERROR
+        assert await world.frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == OKAY
+
+    play(connected(scenario))
+
+
+# -- the conversation in the store ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", [33, 1 << 31, -1])
+def test_runaway_producer_closes_the_device(play: Callable[[Scenario], None], distance: int) -> None:
+    async def scenario(world: World) -> None:
+        frontend = world.frontend
+        frontend.producer += distance
+        frontend.kick()
+        await frontend.backend_reaches(5)
+        assert "run away" in world.store.read(frontend.error)
+        assert len(world.hypervisor.domain(0).maptrack) == 0
+        frontend.switch(6)
+        await frontend.backend_reaches(6)
+        # A frontend that starts anew is served again.
+        frontend.switch(1)
+        await frontend.connect()
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(connected(scenario))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"ring_ref": "nonsense"},
+        {"ring_ref": ""},
+        {"ring_ref": RING_REFERENCE + 50},
+        {"ring_ref": 1 << 32},
+        {"ring_ref": -1},
+        {"event_channel": 1000},
+        {"event_channel": "x" * 3000},
+        {"protocol": "x86_32-abi"},
+        {"ring_page_order": 5},
+        {"ring_page_order": 2},
+        {"multi_queue_num_queues": 0},
+        {"multi_queue_num_queues": 5},
+        {"multi_queue_num_queues": 2},
+        {"feature_persistent": 2},
+    ],
+)
+def test_nonsense_of_a_frontend_closes_the_device(play: Callable[[Scenario], None], entries: dict[str, object]) -> None:
+    async def scenario(world: World) -> None:
+        await world.attach(world.image())
+        frontend = world.frontend
+        await frontend.backend_reaches(2)
+        frontend.prepare(**entries)  # type: ignore[arg-type]
+        frontend.switch(3)
+        await frontend.backend_reaches(5)
+        assert world.store.read(frontend.error)
+        assert len(world.hypervisor.domain(0).maptrack) == 0
+
+    play(scenario)
+
+
+def test_several_queues(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.attach(world.image())
+        frontend = world.frontend
+        await frontend.backend_reaches(2)
+        frontend.prepare()
+        world.guest.grant(RING_REFERENCE + 40, 0, 21)
+        frontend.poke(21, 0, struct.pack("<IIII", 0, 1, 0, 1) + bytes(4080))
+        second = world.guest.dom0.evtchn_alloc_unbound(world.guest.domid, 0)
+        for name, value in (
+            ("multi-queue-num-queues", 2),
+            ("queue-0/ring-ref", RING_REFERENCE),
+            ("queue-0/event-channel", frontend.port),
+            ("queue-1/ring-ref", RING_REFERENCE + 40),
+            ("queue-1/event-channel", second),
+        ):
+            world.store.write(f"{frontend.path}/{name}", str(value))
+        frontend.switch(3)
+        await frontend.backend_reaches(4)
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+        frontend.poke(21, 64, plain(BLKIF_OP_READ, 0, data_segments(1)))
+        frontend.poke(21, 0, struct.pack("<I", 1))
+        world.guest.call(32, 4, world.guest.write(world.guest.at(0), struct.pack("<I", second)))
+        await until(lambda: frontend.peek(21, 8, 4) == b"\1\0\0\0")
+
+    play(scenario)
+
+
+def test_states_in_any_order_do_no_harm(play: Callable[[Scenario], None]) -> None:
+    chance = random.Random(4)
+
+    async def scenario(world: World) -> None:
+        await world.attach(world.image())
+        frontend = world.frontend
+        await frontend.backend_reaches(2)
+        for _ in range(60):
+            frontend.prepare(feature_persistent=chance.randrange(2))
+            for _ in range(chance.randrange(1, 4)):
+                frontend.switch(chance.choice([*range(10), 77, "", "x", "-1", "9" * 40]))
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+        frontend.switch(6)
+        await frontend.backend_reaches(6)
+        assert len(world.hypervisor.domain(0).maptrack) == 0
+        frontend.switch(1)
+        await frontend.connect()
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(scenario)
+
+
+def test_frontend_that_starts_anew_without_closing(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        world.frontend.switch(1)
+        await world.frontend.connect(feature_persistent=1)
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(connected(scenario))
+
+
+def test_detach_and_forced_detach(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        frontend = world.frontend
+        removal = asyncio.create_task(world.disks.detach(world.guest.domid, "xvda", force=False))
+        await frontend.backend_reaches(5)
+        assert world.store.read(f"{frontend.backend}/online") == "0"
+        frontend.switch(5)
+        frontend.switch(6)
+        await removal
+        assert not world.store.exists(f"/local/domain/0/backend/vbd/{world.guest.domid}")
+        assert not world.store.exists(f"/libxl/{world.guest.domid}")
+        await world.attach(world.folder / "disk.img")
+        await frontend.connect()
+        await world.disks.detach(world.guest.domid, "51712", force=True)
+        assert len(world.hypervisor.domain(0).maptrack) == 0
+
+    play(connected(scenario))
+
+
+def test_random_garbage_in_the_ring(play: Callable[[Scenario], None]) -> None:
+    """Every request that the ring can hold is answered, whatever it says, or the device is closed; the host lives."""
+    chance = random.Random(20)
+
+    async def scenario(world: World) -> None:
+        frontend = world.frontend
+        for _ in range(150):
+            count = chance.randrange(1, 33)
+            for _ in range(count):
+                slot = bytearray(chance.randbytes(SLOT))
+                if chance.random() < 0.8:
+                    slot[0] = chance.randrange(8)
+                    slot[1] = chance.choice([0, 1, 6, 11, 12])
+                    slot[16:24] = struct.pack("<Q", chance.choice([0, 5, 2047, 2048, 1 << 63]))
+                    slot[24:32] = struct.pack("<IBBxx", DATA_REFERENCE + chance.randrange(18), chance.randrange(9), chance.randrange(9))
+                frontend.put(bytes(slot))
+            frontend.kick()
+            assert len(await frontend.responses(count)) == count
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(connected(scenario, feature_persistent=1))
+
+
+def test_guest_destroyed_with_requests_in_flight(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        for _ in range(32):
+            world.frontend.put(plain(BLKIF_OP_WRITE, 0, data_segments(11)))
+        world.frontend.kick()
+        await asyncio.sleep(0)
+        await world.disks.remove_all(world.guest.domid)
+        assert len(world.hypervisor.domain(0).maptrack) == 0
+
+    play(connected(scenario))
+
+
+# -- images -------------------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_cannot_be_used(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        folder = world.folder
+        (folder / "odd").write_bytes(bytes(1000))
+        (folder / "empty").write_bytes(b"")
+        os.mkfifo(folder / "fifo")
+        for name, reason in (
+            ("missing", "does not exist"),
+            ("odd", "1000 bytes, is no multiple of 512"),
+            ("empty", "is empty"),
+            ("fifo", "neither a file nor a block device"),
+            (".", "can't be written: Is a directory"),
+        ):
+            with pytest.raises(ToolstackError, match=reason) as refused:
+                await world.attach(folder / name)
+            assert "\n" not in str(refused.value)
+            assert str(folder) in str(refused.value)
+            assert world.disks.attached(world.guest.domid) == []
+            assert not world.store.exists(f"/local/domain/0/backend/vbd/{world.guest.domid}")
+
+    play(scenario)
+
+
+def test_images_are_locked(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        image = world.image()
+        await world.attach(image, "w", "xvda")
+        for access in ("w", "r"):
+            with pytest.raises(ToolstackError, match="in use by another"):
+                await world.attach(image, access, "xvdb")
+        await world.attach(image, "w!", "xvdb")
+        await world.disks.remove_all(world.guest.domid)
+        await world.attach(image, "r", "xvda")
+        await world.attach(image, "r", "xvdb")
+        with pytest.raises(ToolstackError, match="w!"):
+            await world.attach(image, "w", "xvdc")
+        with pytest.raises(ToolstackError, match="has a disk xvdb already"):
+            await world.attach(image, "r", "xvdb")
+
+    play(scenario)
