@@ -259,24 +259,17 @@ EDITS: tuple[Edit, ...] = (
     # ------------------------------------------------------------------ physical memory
     Edit(
         I386 + "helper.c",
-        "Page walks read memory directly; a table outside memory is an exit.",
+        "Page walks read memory directly.",
         "uint64_t x86_ldq_phys(CPUState *cs, hwaddr addr)\n{\n",
         AFTER,
         "    return pyxen_read_pte(cs, addr);\n",
     ),
     Edit(
         I386 + "excp_helper.c",
-        "What a guest takes for a physical address is looked up, where nested paging would be.",
+        "What a guest takes for a physical address is looked up, where nested paging would be; what is no memory is an exit.",
         "static hwaddr get_hphys(CPUState *cs, hwaddr gphys, MMUAccessType access_type,\n                        int *prot)\n{\n",
         AFTER,
         "    return pyxen_physical(cs, gphys, access_type, prot);\n",
-    ),
-    Edit(
-        I386 + "helper.c",
-        "Page walks of 32-bit guests, likewise.",
-        "uint32_t x86_ldl_phys(CPUState *cs, hwaddr addr)\n{\n",
-        AFTER,
-        "    return pyxen_read_pte32(cs, addr);\n",
     ),
     Edit(
         I386 + "helper.c",
@@ -284,13 +277,6 @@ EDITS: tuple[Edit, ...] = (
         "void x86_stl_phys_notdirty(CPUState *cs, hwaddr addr, uint32_t val)\n{\n",
         AFTER,
         "    pyxen_set_pte_flags(cs, addr, val);\n    return;\n",
-    ),
-    Edit(
-        ACCEL + "cputlb.c",
-        "An access outside memory is an exit; upstream skips it and goes on.",
-        "    is_ram = memory_region_is_ram(section->mr);\n",
-        AFTER,
-        "    if (!is_ram) {\n        pyxen_bad_memory(cpu, paddr);\n    }\n",
     ),
     Edit(
         "src/qemu/unicorn_common.h",

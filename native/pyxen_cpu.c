@@ -564,21 +564,7 @@ uint64_t pyxen_read_pte(CPUState *cs, uint64_t address)
 {
     struct pyxen_machine *m = cs->uc->pyxen->machine;
 
-    if (unlikely(address > m->bytes - 8)) {
-        pyxen_bad_memory(cs, address);
-    }
-    return __atomic_load_n((uint64_t *)(m->memory + address), __ATOMIC_RELAXED);
-}
-
-/* Of the two-level tables of 32-bit guests. */
-uint32_t pyxen_read_pte32(CPUState *cs, uint64_t address)
-{
-    struct pyxen_machine *m = cs->uc->pyxen->machine;
-
-    if (unlikely(address > m->bytes - 4)) {
-        pyxen_bad_memory(cs, address);
-    }
-    return __atomic_load_n((uint32_t *)(m->memory + address), __ATOMIC_RELAXED);
+    return __atomic_load_n((uint64_t *)(m->memory + address), __ATOMIC_RELAXED); /* pyxen_physical has looked */
 }
 
 /* Sets the accessed and dirty bits, unless somebody has just changed the entry: then it is no longer ours to write. */

@@ -49,7 +49,6 @@ void pyxen_mxcsr_loaded(struct CPUX86State *env);
 /* Physical memory. */
 uint64_t pyxen_physical(struct CPUState *cpu, uint64_t address, int access, int *prot);
 uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);
-uint32_t pyxen_read_pte32(struct CPUState *cpu, uint64_t address);
 void pyxen_set_pte_flags(struct CPUState *cpu, uint64_t address, uint32_t value);
 void pyxen_bad_memory(struct CPUState *cpu, uint64_t address) __attribute__((noreturn));
 

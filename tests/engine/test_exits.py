@@ -136,6 +136,7 @@ def test_far_transfers_of_a_deprivileged_kernel_leave_before_any_effect(box: San
     [
         ("hlt", ExitReason.HALT, 1, None),
         ("mov ecx, 0x10; rdmsr", ExitReason.RDMSR, 5, 0x10),
+        ("mov ecx, 0x10; .byte 0x66; rdmsr", ExitReason.RDMSR, 5, 0x10),
         ("mov ecx, 0xc0000080; wrmsr", ExitReason.WRMSR, 5, 0xC0000080),
         ("mov edx, 0x3f8; in al, dx", ExitReason.IO, 5, 0x3F8 | 0x11 << 16),
         ("mov edx, 0x3f8; out dx, ax", ExitReason.IO, 5, 0x3F8 | 0x20 << 16),
@@ -150,6 +151,7 @@ def test_privileged_instructions_leave_at_cpl_0(
     cpu = box.cpu(assemble(source), cpl=0, deprivileged=False)
     assert cpu.run() == reason
     assert cpu.state.rip == CODE + offset
+    assert cpu.state.instruction_length == len(assemble(source)) - (0 if reason == ExitReason.HALT else offset)
     if qualification is not None:
         assert cpu.state.qualification == qualification
 

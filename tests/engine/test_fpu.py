@@ -167,3 +167,19 @@ def test_reserved_bits_of_mxcsr_fault(box: Sandbox, source: str) -> None:
     assert cpu.run() == ExitReason.EXCEPTION
     assert (cpu.state.vector, cpu.state.rip, cpu.state.error_code) == (GP, 0x10005, 0)
     assert cpu.read_fpu() == before
+
+
+def test_fxsave_of_the_guest_stores_the_exceptions_that_happened(box: Sandbox) -> None:
+    cpu = box.cpu(assemble(f"{CONSTANTS}; divsd xmm0, xmm2; mov ebx, {DATA}; fxsave64 [rbx]; syscall"))
+    assert cpu.run() == ExitReason.SYSCALL
+    assert box.read(DATA + 24, 4) == 0x1F80 | 32
+
+
+def test_fxrstor_unmasks_exceptions(box: Sandbox) -> None:
+    image = bytearray(box.cpu().read_fpu())
+    struct.pack_into("<I", image, 24, 0x1D80)
+    box.memory[DATA : DATA + 512] = bytes(image)
+    code = f"mov ebx, {DATA}; fxrstor64 [rbx]; mov eax, 1; cvtsi2sd xmm0, eax; divsd xmm0, xmm1"
+    cpu = box.cpu(assemble(code))
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert cpu.state.vector == XM

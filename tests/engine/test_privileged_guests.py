@@ -76,6 +76,18 @@ def test_a_missing_task_state_segment_is_the_guests_fault(box: Sandbox, attribut
     assert cpu.run() == ExitReason.TRIPLE_FAULT
 
 
+@pytest.mark.parametrize("attributes", [0, 0x8200])
+def test_a_missing_task_state_segment_of_32_bit_code_too(box: Sandbox, attributes: int) -> None:
+    box.write(GDT + 8, 0x00CF9B000000FFFF)
+    box.write(IDT + 0x80 * 8, HANDLERS & 0xFFFF | KERNEL_CS << 16 | 0xEE00 << 32 | HANDLERS >> 16 << 48)
+    cpu = bare_cpu(box, b"\xcd\x80", cr0=0x11, attributes=0xC06000)
+    state = cpu.state
+    state.cpl = 3
+    state.gdt.base, state.gdt.limit, state.idt.base, state.idt.limit = GDT, 0xF, IDT, 0x7FF
+    state.tr = Segment(0, 0, attributes, 0, 0)
+    assert cpu.run() == ExitReason.TRIPLE_FAULT
+
+
 def test_the_io_bitmap_of_the_task_state_segment(box: Sandbox) -> None:
     cpu = ring0(box, "in al, 0x10; in al, 0x11", {13: "hlt"}, cpl=3)
     cpu.state.tr.limit = 0x80
@@ -276,6 +288,22 @@ def test_mov_cr3_and_invlpg_flush(box: Sandbox) -> None:
     )
     assert cpu.run() == ExitReason.HALT
     assert (cpu.state.r8, cpu.state.r9, cpu.state.r10) == (1, 2, 3)
+
+
+def test_a_guest_sets_and_moves_its_own_data_breakpoints(box: Sandbox) -> None:
+    target = DATA + 8 * PAGE
+    cpu = ring0(
+        box,
+        f"""
+        mov rbx, {target}; mov [rbx], rax; mov [rbx + {PAGE}], rax
+        mov dr0, rbx; mov eax, 0xd0402; mov dr7, rax; mov [rbx], rax
+        add rbx, {PAGE}; mov dr0, rbx; mov [rbx], rax
+        vmcall
+        """,
+        {1: "inc r15; iretq"},
+    )
+    assert cpu.run() == ExitReason.HYPERCALL
+    assert cpu.state.r15 == 2
 
 
 def bare_cpu(box: Sandbox, code: bytes, *, cr0: int, attributes: int) -> VirtualCpu:
