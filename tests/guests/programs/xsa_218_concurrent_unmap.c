@@ -54,7 +54,8 @@ PROGRAM(xsa_218_concurrent_unmap)
     context.ctrlreg[3] = xen_pfn_to_cr3(virt_to_mfn((void *)start_info->pt_base));
     check_equal(hypercall_vcpu_op(VCPUOP_initialise, 1, &context), 0, "initialise vCPU 1");
     check_equal(hypercall_vcpu_op(VCPUOP_up, 1, NULL), 0, "vCPU 1 up");
-    for (int i = 0; i < 400; i++)
+    deadline = clock_now() + 5 * SECONDS;
+    for (int i = 0; i < 400 || (turns <= 10 && clock_now() < deadline); i++)
         turn(0);
     stop = 1;
     for (deadline = clock_now() + 5 * SECONDS; !done && clock_now() < deadline;)
