@@ -44,7 +44,7 @@ $(INSTALLED): $(BUILD_INPUTS)
 	@$(call require,$(PYTHON),python3)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pyxen needs Python 3.11 or newer: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 1; }
-	@echo "Installing pyxen and building its engine in $(VENV) ..."
+	@echo "Installing pyxen in $(VENV) and building its engine (a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@

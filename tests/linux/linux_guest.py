@@ -28,13 +28,13 @@ class LinuxGuest:
         self.domain.console.expect(re.escape(PROMPT), timeout)
 
     def run(self, command: str, timeout: float = 30.0) -> str:
-        """Run a short command (it must fit on the terminal's line) and return what it prints. It must succeed."""
+        """Run a command that fits on the terminal's line, and return what it prints. It must succeed."""
         status, output = self.attempt(command, timeout)
         assert status == 0, f"{command!r} ended with status {status}: {output}"
         return output
 
     def attempt(self, command: str, timeout: float = 30.0) -> tuple[int, str]:
-        """Run a short command; its exit status, and what it prints."""
+        """Run a command; its exit status, and what it prints."""
         # In the echo of the line "$?" stands where the number is in its output.
         self.domain.console.send(f"{command}; echo =$?=\n")
         match = self.domain.console.expect(r"\$\?=\r*\n(?P<output>(?s:.*?))=(?P<status>\d+)=\r*\n", timeout)
@@ -60,6 +60,8 @@ def linux_host(packages: GuestPackages, ramdisk: Path) -> Iterator[BootLinux]:
             guest = LinuxGuest(host.create(name=name, **(defaults | settings)))
             if wait:
                 guest.wait_for_prompt()
+                # Neither a late message of the kernel nor the wrapping of a line may come between what a test reads.
+                guest.run("dmesg -n 1; stty columns 250")
             return guest
 
         yield boot
