@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.configuration.disk import DiskSpecification
 
 
 def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
     """``libxl_domain_config`` as libxl prints it: without what has libxl's own default. Memory in KiB."""
     result: dict[str, Any] = {"c_info": _creation(config, uuid), "b_info": _build(config)}
+    if config.disk:
+        result["disks"] = [_disk(disk) for disk in config.disk]
     for event in ("poweroff", "reboot", "watchdog", "crash", "soft_reset"):
         result[f"on_{event}"] = str(getattr(config, f"on_{event}")).replace("-", "_")
     return result
@@ -17,6 +20,16 @@ def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
 
 def _creation(config: DomainConfig, uuid: str) -> dict[str, Any]:
     return {"type": config.type, "name": config.name, "uuid": uuid, "run_hotplug_scripts": "True"}
+
+
+def _disk(disk: DiskSpecification) -> dict[str, Any]:
+    result: dict[str, Any] = {"pdev_path": disk.target, "vdev": disk.vdev, "backend": disk.backendtype or "phy", "format": disk.format}
+    if disk.cdrom:
+        result |= {"removable": 1, "is_cdrom": 1}
+    if disk.writable:
+        result["readwrite"] = 1
+    result["discard_enable"] = str(disk.discard)
+    return result
 
 
 def _build(config: DomainConfig) -> dict[str, Any]:

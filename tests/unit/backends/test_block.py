@@ -24,6 +24,7 @@ from pyxen.abi.io.blkif import (
 )
 from pyxen.backends import block_image
 from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.devices import device_entries
 from pyxen.toolstack.errors import ToolstackError
 from tests.unit.backends.block_guest import (
     DATA_PFN,
@@ -409,6 +410,21 @@ def test_detach_and_forced_detach(play: Callable[[Scenario], None]) -> None:
         await frontend.connect()
         await world.disks.detach(world.guest.domid, "51712", force=True)
         assert len(world.hypervisor.domain(0).maptrack) == 0
+
+    play(connected(scenario))
+
+
+def test_guest_that_does_not_give_a_disk_back(play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(device_entries, "TIMEOUT", 0.2)
+            with pytest.raises(ToolstackError, match="did not give the device back"):
+                await world.disks.detach(world.guest.domid, "xvda", force=False)
+        assert await world.frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+        world.frontend.switch(6)
+        await world.frontend.backend_reaches(6)
+        await world.disks.detach(world.guest.domid, "xvda", force=False)
+        assert world.disks.attached(world.guest.domid) == []
 
     play(connected(scenario))
 

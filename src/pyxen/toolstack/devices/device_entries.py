@@ -97,7 +97,7 @@ class DeviceEntries:
         self._ask_backend_to_close(place)
         if not await self._closed(place):
             raise ToolstackError(
-                f"the guest did not give the device back in {TIMEOUT:g} s: it is in use; unmount it and try again, or use --force",
+                f"the guest did not give the device back in {TIMEOUT:g} s; it may be in use: try again later, or use --force",
                 Fault.TIMEOUT,
             )
         self._remove(place)

@@ -1,0 +1,192 @@
+"""Debian's block frontend (the kernel's own module) on pyxen's block backend."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pyxen
+from pyxen.guests.packages import GuestPackages
+from pyxen.guests.ramdisk import Ramdisk
+from pyxen.host.protocol import BLOCK_ATTACH, BLOCK_DETACH, BLOCK_LIST, BlockAttachRequest, BlockDetachRequest, BlockDevice, DomainId
+from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
+from tests.toolstack.xl_command import run, xl
+
+MIB = 1 << 20
+CONNECTED = 4
+
+
+@pytest.fixture(scope="session")
+def block_ramdisk(guest_packages: GuestPackages) -> Path:
+    """A ramdisk with the block frontend, if it is not built into the kernel."""
+    module = guest_packages.module("xen-blkfront")
+    return Ramdisk(guest_packages.busybox, {"xen-blkfront.ko": module} if module else {}).cached()
+
+
+@pytest.fixture
+def boot_with_disks(runtime_directory: Path, guest_packages: GuestPackages, block_ramdisk: Path) -> Iterator[BootLinux]:
+    """Boots guests whose block frontend is loaded."""
+    with linux_host(guest_packages, block_ramdisk) as boot:
+
+        def boot_and_load(**settings: object) -> LinuxGuest:
+            guest = boot(**settings)
+            if guest_packages.module("xen-blkfront"):
+                guest.run("insmod /bin/xen-blkfront.ko 2>/dev/null")
+            return guest
+
+        yield boot_and_load
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """4 MiB that say where they are."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(4 * MIB))
+    return path
+
+
+def digest(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def md5sum(guest: LinuxGuest, path: str) -> str:
+    return guest.run(f"md5sum {path}", 60).split()[0]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def devices(guest: LinuxGuest) -> list[BlockDevice]:
+    return guest.domain._client.call(BLOCK_LIST, DomainId(guest.domain.domid)).devices
+
+
+def sizes(guest: LinuxGuest) -> dict[str, int]:
+    """Name -> KiB, of the disks that the guest sees."""
+    rows = [line.split() for line in guest.run("cat /proc/partitions").splitlines()[2:]]
+    return {row[3]: int(row[2]) for row in rows if len(row) == 4}
+
+
+def test_what_the_guest_reads_and_writes_is_in_the_image(boot_with_disks: BootLinux, image: Path) -> None:
+    guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
+    content = image.read_bytes()
+    assert sizes(guest) == {"xvda": 4096}
+    assert md5sum(guest, "/dev/xvda") == digest(content)
+    guest.run("dd if=/dev/urandom of=/tmp/x bs=64k count=16 2>&-")
+    guest.run("dd if=/tmp/x of=/dev/xvda bs=512 seek=1001 conv=fsync 2>&-")
+    written = image.read_bytes()
+    start = 1001 * 512
+    assert digest(written[start : start + MIB]) == md5sum(guest, "/tmp/x")
+    assert written[:start] + written[start + MIB :] == content[:start] + content[start + MIB :]
+    guest.run("echo 3 >/proc/sys/vm/drop_caches")
+    assert md5sum(guest, "/dev/xvda") == digest(written)
+
+
+def test_frontend_negotiates_what_the_backend_offers(boot_with_disks: BootLinux, image: Path) -> None:
+    guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
+    log = guest.run("dmesg | grep blkfront")
+    assert "flush diskcache: enabled; persistent grants: enabled; indirect descriptors: enabled" in log
+    [device] = devices(guest)
+    assert (device.devid, device.vdev, device.target, device.writable, device.state) == (51712, "xvda", str(image), True, CONNECTED)
+    assert int(guest.run("cat /sys/block/xvda/queue/discard_max_bytes")) > 0
+    guest.run("blkdiscard -o 8192 -l 4096 /dev/xvda 2>&- || true")
+
+
+@pytest.mark.parametrize("parameter", ["feature_persistent=0", "max_ring_page_order=4", "max_indirect_segments=256"])
+def test_other_ways_to_talk(
+    boot_with_disks: BootLinux, guest_packages: GuestPackages, image: Path, parameter: str, runtime_directory: Path, block_ramdisk: Path
+) -> None:
+    if guest_packages.module("xen-blkfront") is None:
+        pytest.skip("this kernel's block frontend is built in")
+    with linux_host(guest_packages, block_ramdisk) as boot:
+        guest = boot(name="other", disk=[f"{image},raw,xvda,w"])
+        guest.run(f"insmod /bin/xen-blkfront.ko {parameter} 2>&-")
+        guest.run("dd if=/dev/urandom of=/tmp/x bs=64k count=32 2>&-")
+        guest.run("dd if=/tmp/x of=/dev/xvda bs=1M conv=fsync 2>&-")
+        assert digest(image.read_bytes()[: 2 * MIB]) == md5sum(guest, "/tmp/x")
+        guest.run("echo 3 >/proc/sys/vm/drop_caches")
+        assert md5sum(guest, "/dev/xvda") == digest(image.read_bytes())
+
+
+def test_read_only_disk_and_errors(boot_with_disks: BootLinux, image: Path) -> None:
+    guest = boot_with_disks(disk=[f"{image},raw,xvda,r"])
+    content = image.read_bytes()
+    assert guest.run("cat /sys/block/xvda/ro").strip() == "1"
+    status, _ = guest.attempt("dd if=/dev/zero of=/dev/xvda count=1 2>&-")
+    assert status != 0
+    os.truncate(image, MIB)
+    status, _ = guest.attempt("dd if=/dev/xvda of=/dev/null bs=4k skip=512 count=1 2>&-")
+    assert status != 0, "an I/O error, not a hang"
+    assert image.read_bytes() == content[:MIB]
+
+
+def test_hot_plug_resize_and_unplug(boot_with_disks: BootLinux, image: Path, tmp_path: Path) -> None:
+    guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
+    client, domid = guest.domain._client, guest.domain.domid
+    second = tmp_path / "second.img"
+    second.write_bytes(bytes(MIB))
+    client.call(BLOCK_ATTACH, BlockAttachRequest(domid, "second.img,raw,xvdb,w", str(tmp_path)))
+    until(lambda: sizes(guest) == {"xvda": 4096, "xvdb": 1024})
+    os.truncate(second, 2 * MIB)
+    until(lambda: sizes(guest)["xvdb"] == 2048)
+    client.call(BLOCK_DETACH, BlockDetachRequest(domid, "xvdb"))
+    assert sizes(guest) == {"xvda": 4096}
+    assert [device.vdev for device in devices(guest)] == ["xvda"]
+    client.call(BLOCK_ATTACH, BlockAttachRequest(domid, f"{second},raw,xvdb,w"))
+    until(lambda: sizes(guest) == {"xvda": 4096, "xvdb": 2048})
+    client.call(BLOCK_DETACH, BlockDetachRequest(domid, "xvdb", force=True))
+    assert md5sum(guest, "/dev/xvda") == digest(image.read_bytes())
+
+
+def test_disks_survive_a_reboot_of_the_domain(boot_with_disks: BootLinux, image: Path) -> None:
+    guest = boot_with_disks(name="again", disk=[f"{image},raw,xvda,w"])
+    guest.domain.reboot()
+    guest.domain.wait("destroyed", 30)
+    with pyxen.Host() as host:
+        deadline = time.monotonic() + 30
+        while not [entry for entry in host.domains() if entry.name == "again"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        restarted = LinuxGuest(host.domain("again"))
+        restarted.wait_for_prompt()
+        assert [device.vdev for device in devices(restarted)] == ["xvda"]
+
+
+def test_xl_block_commands(boot_with_disks: BootLinux, image: Path, tmp_path: Path) -> None:
+    guest = boot_with_disks(name="blocks")
+    xl("block-attach", "blocks", "disk.img", "raw", "xvda", "w", cwd=tmp_path)
+    until(lambda: sizes(guest) == {"xvda": 4096})
+    header, row = xl("block-list", "blocks").splitlines()
+    assert header.split() == ["Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"]
+    assert row.split()[:4] == ["51712", "0", str(guest.domain.domid), "4"]
+    for arguments, words in (
+        (("block-attach", "blocks", f"{image},raw,xvdb,w"), "in use by another domain"),
+        (("block-attach", "blocks", "/no/such,raw,xvdb,w"), "/no/such does not exist"),
+        (("block-attach", "blocks", f"{image},qcow2,xvdb,w"), "qemu-img convert"),
+        (("block-attach", "blocks", f"{image},raw,xyz,w"), "xyz"),
+        (("block-detach", "blocks", "xvdb"), "Device xvdb not connected."),
+        (("block-list", "nobody"), "nobody is an invalid domain identifier"),
+    ):
+        failed = run("xl", *arguments)
+        assert failed.returncode == 1
+        assert words in failed.stderr
+        assert failed.stderr.count("\n") == 1
+    xl("block-detach", "blocks", "xvda")
+    assert xl("block-list", "blocks").count("\n") == 1
+    assert sizes(guest) == {}
+
+
+def test_image_of_a_running_domain_is_refused_to_a_second_one(boot_with_disks: BootLinux, image: Path) -> None:
+    boot_with_disks(name="first", disk=[f"{image},raw,xvda,w"])
+    with pytest.raises(pyxen.HostError, match="in use by another domain"):
+        boot_with_disks(name="second", disk=[f"{image},raw,xvda,w"])
+    with pyxen.Host() as host:
+        assert [entry.name for entry in host.domains()] == ["first"]
