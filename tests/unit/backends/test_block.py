@@ -405,7 +405,7 @@ def test_detach_and_forced_detach(play: Callable[[Scenario], None]) -> None:
         frontend.switch(6)
         await removal
         assert not world.store.exists(f"/local/domain/0/backend/vbd/{world.guest.domid}")
-        assert not world.store.exists(f"/libxl/{world.guest.domid}")
+        assert not world.store.exists(f"/libxl/{world.guest.domid}/device/vbd")
         await world.attach(world.folder / "disk.img")
         await frontend.connect()
         await world.disks.detach(world.guest.domid, "51712", force=True)
