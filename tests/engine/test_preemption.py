@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pyxen.engine.interface import ExitReason, VirtualCpu
-from pyxen.engine.sandbox import CODE, DATA, PAGE, PRESENT, STACK_TOP, WRITE, Sandbox
+from pyxen.engine.sandbox import CODE, DATA, DIRTY, PAGE, PRESENT, STACK_TOP, WRITE, Sandbox
 from tests.engine.assembler import assemble
 
 COUNTING_LOOP = f"""
@@ -192,31 +192,38 @@ def test_atomic_operations_outside_memory_are_refused(box: Sandbox, address: int
 
 
 def test_dirty_bits_never_undo_a_change_of_the_entry(box: Sandbox) -> None:
-    """The vCPU sets A and D in an entry whose frame the hypervisor keeps changing: the frame it wrote last must stay."""
-    hole = 0x500000
+    """One vCPU sets A and D in an entry over and over; another changes its frame: what it wrote last must stay."""
+    hole, window = 0x500000, 0x600000
     entry = box.map(hole, DATA, PRESENT | WRITE)
-    cpu = box.cpu(assemble(f"mov rbx, {hole}; mov [rbx], rax; syscall"))
-    done = threading.Event()
-    bad: list[int] = []
-
-    def change() -> None:
-        frame = 0
-        while not done.is_set():
-            frame = (frame + 1) % 8
-            value = DATA + frame * PAGE | PRESENT | WRITE
-            box.write(entry, value)
-            for _ in range(20):
-                if box.read(entry) & ~0x60 != value:
-                    bad.append(box.read(entry))
-
-    thread = threading.Thread(target=change)
+    box.map(window, entry & ~0xFFF, PRESENT | WRITE)
+    code = assemble(f"mov rbx, {hole}; 1: invlpg [rbx]; mov [rbx], rax; jmp 1b")
+    toucher = box.cpu(code, cpl=0, deprivileged=False)
+    changes = assemble(
+        f"""
+        mov rbx, {window + (entry & 0xFFF)}; mov ecx, 6000000; xor r8d, r8d
+        mov rdx, {DATA | PRESENT | WRITE}
+    1:  xor rdx, {PAGE}
+        mov [rbx], rdx
+        mov rax, [rbx]; and rax, -0x61; cmp rax, rdx; je 2f
+        inc r8
+    2:  mov rax, [rbx]; and rax, -0x61; cmp rax, rdx; je 3f
+        inc r8
+    3:  dec ecx; jnz 1b
+        syscall
+        """,
+        CODE + PAGE,
+    )
+    box.load(changes, CODE + PAGE)
+    changer = box.cpu()
+    changer.state.rip = CODE + PAGE
+    thread = threading.Thread(target=toucher.run)
     thread.start()
     try:
-        for _ in range(3000):
-            cpu.state.rip = CODE
-            cpu.flush_tlb_page(hole)
-            assert cpu.run() == ExitReason.SYSCALL
+        while not box.read(entry) & DIRTY:
+            time.sleep(0.001)
+        assert changer.run() == ExitReason.SYSCALL
     finally:
-        done.set()
+        toucher.kick()
         thread.join()
-    assert not bad
+    assert changer.state.r8 == 0
+    assert toucher.state.exit_reason == ExitReason.KICK

@@ -296,7 +296,7 @@ def test_a_guest_sets_and_moves_its_own_data_breakpoints(box: Sandbox) -> None:
         box,
         f"""
         mov rbx, {target}; mov [rbx], rax; mov [rbx + {PAGE}], rax
-        mov dr0, rbx; mov eax, 0xd0402; mov dr7, rax; mov [rbx], rax
+        mov dr0, rbx; mov eax, 0xd0402; mov dr7, rax; mov [rbx], rax; mov [rbx + {PAGE}], rax
         add rbx, {PAGE}; mov dr0, rbx; mov [rbx], rax
         vmcall
         """,
