@@ -116,7 +116,7 @@ class BackendDevice(ABC):
     def publish(self, **entries: object) -> None:
         """Write to the backend's folder; "_" in names stands for "-"."""
         for name, value in entries.items():
-            self.store.write(f"{self.address.backend_path}/{name.replace('_', '-')}", str(value))
+            self._write_if_present(name.replace("_", "-"), str(value))
 
     def frontend_text(self, name: str) -> str:
         """What the frontend wrote, empty if nothing. Not trusted."""
@@ -144,8 +144,8 @@ class BackendDevice(ABC):
 
     def announce_change(self) -> None:
         """Have a connected frontend read the backend's entries again (a disk's size)."""
-        if self._connected:
-            self.store.write(f"{self.address.backend_path}/state", str(XenbusStateConnected))
+        if self._own_state() == XenbusStateConnected:
+            self._write_if_present("state", str(XenbusStateConnected))
 
     async def close(self) -> None:
         """Disconnect and release; when it returns, nothing of the guest is held."""
