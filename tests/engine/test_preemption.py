@@ -200,15 +200,15 @@ def test_dirty_bits_never_undo_a_change_of_the_entry(box: Sandbox) -> None:
     toucher = box.cpu(code, cpl=0, deprivileged=False)
     changes = assemble(
         f"""
-        mov rbx, {window + (entry & 0xFFF)}; mov ecx, 6000000; xor r8d, r8d
+        mov rbx, {window + (entry & 0xFFF)}; mov ecx, 800000; xor r8d, r8d
         mov rdx, {DATA | PRESENT | WRITE}
     1:  xor rdx, {PAGE}
         mov [rbx], rdx
-        mov rax, [rbx]; and rax, -0x61; cmp rax, rdx; je 2f
-        inc r8
+        mov esi, 40
     2:  mov rax, [rbx]; and rax, -0x61; cmp rax, rdx; je 3f
         inc r8
-    3:  dec ecx; jnz 1b
+    3:  dec esi; jnz 2b
+        dec ecx; jnz 1b
         syscall
         """,
         CODE + PAGE,

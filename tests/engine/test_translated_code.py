@@ -48,6 +48,16 @@ def test_code_changed_by_the_hypervisor(box: Sandbox) -> None:
     assert not box.engine.has_translated_code(FRAME)
 
 
+def test_a_frame_whose_code_was_dropped_is_forgotten(box: Sandbox) -> None:
+    box.load(returns(2), DATA)
+    cpu = box.cpu(returns(1))
+    cpu.run()
+    cpu.invalidate_frame(FRAME)
+    cpu.state.rip = DATA
+    cpu.run()
+    assert [box.engine.has_translated_code(frame) for frame in (FRAME, DATA // PAGE)] == [False, True]
+
+
 def test_code_changed_by_the_hypervisor_while_it_runs(box: Sandbox) -> None:
     cpu = box.cpu(assemble("1: inc rcx; jmp 1b; nop; nop"))
     thread = threading.Thread(target=cpu.run)
@@ -168,9 +178,14 @@ def test_a_full_code_buffer_is_emptied(box: Sandbox) -> None:
         for name in ("cr0", "cr3", "rsp", "dirty"):
             setattr(cpu.state, name, getattr(model.state, name))
         blocks = pages * PAGE // len(block) - 1
+        box.load(returns(1))
+        cpu.state.rip = CODE
+        cpu.run()
+        assert box.engine.has_translated_code(FRAME)
         for turn in range(1, 4):
             cpu.state.rip = first
             assert cpu.run() == ExitReason.SYSCALL
             assert cpu.state.rcx == turn * blocks
+        assert not box.engine.has_translated_code(FRAME)  # it went with the rest
     finally:
         cpu.close()
