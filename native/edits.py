@@ -119,6 +119,13 @@ EDITS: tuple[Edit, ...] = (
         AFTER,
         "    if (pyxen_stop_requested(cpu, last_tb)) {\n        return true;\n    }\n",
     ),
+    Edit(
+        ACCEL + "atomic_template.h",
+        "XCHG with memory is atomic. Upstream loads and stores, and a bit that another thread sets in between is lost.",
+        "    ret = *haddr;\n    *haddr = val;\n",
+        REPLACE,
+        "    ret = __atomic_exchange_n(haddr, val, __ATOMIC_SEQ_CST);\n",
+    ),
     # ------------------------------------------------------------------ exceptions
     Edit(
         ACCEL + "cpu-exec.c",

@@ -164,6 +164,30 @@ def test_atomic_operations_of_the_hypervisor(box: Sandbox) -> None:
     assert box.read(DATA) == cpu.state.rcx | 0xFFFFF0 << 40
 
 
+#: Ways of a guest to take bit 7 of the word at RBX; RCX counts how often it was there. One block each: a kick comes before or after.
+TAKING = {
+    "xchg, 8 bits": "xor eax, eax; xchg al, byte ptr [rbx]; shr eax, 7; and eax, 1; add rcx, rax",
+    "xchg, 16 bits": "xor eax, eax; xchg ax, word ptr [rbx]; shr eax, 7; and eax, 1; add rcx, rax",
+    "xchg, 32 bits": "xor eax, eax; xchg eax, dword ptr [rbx]; shr eax, 7; and eax, 1; add rcx, rax",
+    "xchg, 64 bits": "xor eax, eax; xchg rax, qword ptr [rbx]; shr eax, 7; and eax, 1; add rcx, rax",
+    "lock btr": "lock btr dword ptr [rbx], 7; adc rcx, 0",
+}
+
+
+@pytest.mark.parametrize("taking", TAKING)
+def test_a_bit_that_is_set_while_the_guest_takes_it_is_not_lost(box: Sandbox, taking: str) -> None:
+    """The hypervisor sets a bit, a guest takes it: as event channels do with the bits of ready queues. XCHG needs no prefix to be locked."""
+    cpu = box.cpu(assemble(f"mov rbx, {DATA}; xor ecx, ecx; 1: {TAKING[taking]}; jmp 1b"))
+    thread = threading.Thread(target=cpu.run)
+    thread.start()
+    given = 0
+    for _ in range(200_000):
+        given += not box.engine.set_bits(DATA, 1 << 7) & 1 << 7
+    cpu.kick()
+    thread.join()
+    assert given == cpu.state.rcx + (box.read(DATA) >> 7 & 1)
+
+
 def test_half_of_a_word_is_replaced_whatever_happens_to_the_other(box: Sandbox) -> None:
     """The vCPU never stops changing the low half of a word; that must not make a replacement of the high half fail."""
     cpu = box.cpu(assemble(f"mov rbx, {DATA}; 1: lock add dword ptr [rbx], 1; inc ecx; jmp 1b"))

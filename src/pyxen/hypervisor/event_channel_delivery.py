@@ -129,12 +129,10 @@ class HandlerDelivery:
 
 
 def mark_events_pending(vcpu: Vcpu) -> None:
-    """Set evtchn_upcall_pending, and get the vCPU to look if it lets upcalls in or sleeps (vcpu_mark_events_pending)."""
-    flags = vcpu.hypervisor.engine.set_bits(vcpu.info, 1)
-    already_pending, masked = flags & 0xFF, flags & 0xFF00
-    if already_pending or (masked and not vcpu.blocked):
-        return
-    vcpu.wake()
+    """Set evtchn_upcall_pending, and get the vCPU to look (vcpu_mark_events_pending). Also one that masks upcalls at this moment: it may have
+    looked for them and be about to let them in."""
+    if not vcpu.hypervisor.engine.set_bits(vcpu.info, 1) & 0xFF:
+        vcpu.wake()
 
 
 def wake_pollers(domain: Domain, port: int) -> None:
