@@ -176,7 +176,7 @@ TAKING = {
 
 @pytest.mark.parametrize("taking", TAKING)
 def test_a_bit_that_is_set_while_the_guest_takes_it_is_not_lost(box: Sandbox, taking: str) -> None:
-    """The hypervisor sets a bit, a guest takes it: as event channels do with the bits of ready queues. XCHG needs no prefix to be locked."""
+    """As event channels do with the bits of ready queues. XCHG needs no prefix to be locked."""
     cpu = box.cpu(assemble(f"mov rbx, {DATA}; xor ecx, ecx; 1: {TAKING[taking]}; jmp 1b"))
     thread = threading.Thread(target=cpu.run)
     thread.start()
