@@ -129,8 +129,8 @@ class HandlerDelivery:
 
 
 def mark_events_pending(vcpu: Vcpu) -> None:
-    """Set evtchn_upcall_pending, and get the vCPU to look (vcpu_mark_events_pending). Also one that masks upcalls at this moment: it may have
-    looked for them and be about to let them in."""
+    """Set evtchn_upcall_pending, and get the vCPU to look (vcpu_mark_events_pending). Also one that masks upcalls at this
+    moment: it may have looked for them and be about to let them in."""
     if not vcpu.hypervisor.engine.set_bits(vcpu.info, 1) & 0xFF:
         vcpu.wake()
 
