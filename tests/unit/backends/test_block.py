@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import random
 import struct
@@ -59,6 +60,7 @@ def hypervisor() -> Iterator[Hypervisor]:
 @pytest.fixture
 def play(hypervisor: Hypervisor, tmp_path: Path) -> Callable[[Scenario], None]:
     async def main(scenario: Scenario) -> None:
+        gc.collect()  # what other tests left to the collector does not count
         before = len(os.listdir("/proc/self/fd"))
         async with block_world(hypervisor, tmp_path) as world:
             await scenario(world)
