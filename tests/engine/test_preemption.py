@@ -119,6 +119,79 @@ def test_locked_operations_of_two_vcpus_lose_nothing(box: Sandbox, operation: st
     assert total % (1 << 16 if "0x10000" in operation else 1 << 64) == 2 * turns % (1 << 16 if "0x10000" in operation else 1 << 64)
 
 
+@pytest.mark.parametrize(
+    ("size", "operation"),
+    [
+        *[(size, f"lock inc {size} ptr [rbx]") for size in ("byte", "word", "dword")],
+        ("qword", "lock sub qword ptr [rbx], -1"),
+        ("qword", "clc; lock adc qword ptr [rbx], 1"),
+        ("qword", "stc; lock adc qword ptr [rbx], 0"),
+        ("qword", "stc; lock sbb qword ptr [rbx], -2"),
+        ("dword", "mov eax, [rbx]; 2: lea edx, [rax + 1]; lock cmpxchg [rbx], edx; jnz 2b"),
+    ],
+)
+def test_locked_counting_of_two_vcpus_loses_nothing(box: Sandbox, size: str, operation: str) -> None:
+    turns = 500_000
+    code = assemble(f"mov rbx, {DATA}; mov rsi, {turns}; 1: {operation}; dec rsi; jnz 1b; syscall")
+    assert _run_in_threads([box.cpu(code), box.cpu(code)]) == [ExitReason.SYSCALL] * 2
+    octets = {"byte": 1, "word": 2, "dword": 4, "qword": 8}[size]
+    assert box.read(DATA, octets) == 2 * turns % (1 << 8 * octets)
+    assert box.read(DATA + octets) == 0
+
+
+@pytest.mark.parametrize(
+    ("set_bit", "clear_bit"),
+    [
+        ("lock or dword ptr [rbx], {mask}", "lock and dword ptr [rbx], ~{mask}"),
+        ("lock bts dword ptr [rbx], {bit}", "lock btr dword ptr [rbx], {bit}"),
+        ("lock btc dword ptr [rbx], {bit}", "lock xor dword ptr [rbx], {mask}"),
+    ],
+)
+def test_locked_bit_operations_of_two_vcpus_leave_each_others_bits_alone(box: Sandbox, set_bit: str, clear_bit: str) -> None:
+    def code(bit: int) -> bytes:
+        names = {"bit": bit, "mask": 1 << bit}
+        return assemble(
+            f"""
+            mov rbx, {DATA}; mov esi, 500000; xor r8d, r8d
+        1:  {set_bit.format(**names)}
+            test dword ptr [rbx], {1 << bit}; jnz 2f
+            inc r8
+        2:  {clear_bit.format(**names)}
+            test dword ptr [rbx], {1 << bit}; jz 3f
+            inc r8
+        3:  dec esi; jnz 1b
+            syscall
+            """,
+            CODE + bit * PAGE,
+        )
+
+    cpus = []
+    for bit in (0, 5):
+        box.load(code(bit), CODE + bit * PAGE)
+        cpu = box.cpu()
+        cpu.state.rip = CODE + bit * PAGE
+        cpus.append(cpu)
+    assert _run_in_threads(cpus) == [ExitReason.SYSCALL] * 2
+    assert [cpu.state.r8 for cpu in cpus] == [0, 0]
+
+
+def test_cmpxchg8b_of_two_vcpus_loses_nothing(box: Sandbox) -> None:
+    turns = 200_000
+    code = assemble(
+        f"""
+        mov rsi, {DATA}; mov r8, {turns}
+    1:  mov eax, [rsi]; mov edx, [rsi + 4]
+    2:  mov ebx, eax; inc ebx; mov ecx, edx; add ecx, 3
+        lock cmpxchg8b [rsi]
+        jnz 2b
+        dec r8; jnz 1b
+        syscall
+        """
+    )
+    assert _run_in_threads([box.cpu(code), box.cpu(code)]) == [ExitReason.SYSCALL] * 2
+    assert (box.read(DATA, 4), box.read(DATA + 4, 4)) == (2 * turns, 6 * turns)
+
+
 def test_cmpxchg16b_of_two_vcpus_loses_nothing(box: Sandbox) -> None:
     turns = 200_000
     code = assemble(
