@@ -44,6 +44,13 @@ def _check_foreign(vcpu: Vcpu, domid: int) -> None:
 
 def mmu_update(vcpu: Vcpu, address: int, count: int, done_address: int, foreign: int) -> int:
     """A list of (pointer, value). -> 0, or the errno of the first that failed; *pdone tells how many succeeded."""
+    return _each(vcpu, "mmu_update", _UPDATE, _update_one, address, count, done_address, foreign)
+
+
+def _each(
+    vcpu: Vcpu, name: str, layout: struct.Struct, operate: Callable[..., None], address: int, count: int, done_address: int, foreign: int
+) -> int:
+    """Do what each element of a list says, until one fails; continued after ``BUDGET`` elements."""
     _check_foreign(vcpu, foreign)
     earlier = _done_before(vcpu, count, done_address)
     count &= COUNT_MASK
@@ -53,16 +60,15 @@ def mmu_update(vcpu: Vcpu, address: int, count: int, done_address: int, foreign:
             _report(vcpu, done_address, earlier + done)
             raise Preempted(address, count - done | PREEMPTED, done_address, foreign)
         try:
-            pointer, value = _UPDATE.unpack(guest_access.read(vcpu, address, 16))
-            _update_one(vcpu, pointer, value)
+            operate(vcpu, *layout.unpack(guest_access.read(vcpu, address, layout.size)))
         except HypercallError as refusal:
             failure = refusal.errno
-            vcpu.hypervisor.guest_log(vcpu.domain.domid, f"mmu_update: {refusal.reason}")
+            vcpu.hypervisor.guest_log(vcpu.domain.domid, f"{name}: {refusal.reason}")
             break
         except guest_access.GuestFault:
             failure = errno.EFAULT
             break
-        address += 16
+        address += layout.size
         done += 1
     _report(vcpu, done_address, earlier + done)
     return -failure
@@ -150,32 +156,15 @@ def _vcpu_set(vcpu: Vcpu, bitmap_address: int) -> set[int]:
 
 def mmuext_op(vcpu: Vcpu, address: int, count: int, done_address: int, foreign: int) -> int:
     """A list of extended operations. -> 0, or the errno of the first that failed; *pdone tells how many succeeded."""
-    _check_foreign(vcpu, foreign)
-    earlier = _done_before(vcpu, count, done_address)
-    count &= COUNT_MASK
-    done, failure = 0, 0
-    while done < count:
-        if done == BUDGET:
-            _report(vcpu, done_address, earlier + done)
-            raise Preempted(address, count - done | PREEMPTED, done_address, foreign)
-        try:
-            command, first, second = _EXTENDED.unpack(guest_access.read(vcpu, address, 24))
-            operation = _OPERATIONS.get(command)
-            if operation is None:
-                vcpu.domain.note_unimplemented(f"mmuext_op command {command}")
-                raise HypercallError(errno.ENOSYS, f"mmuext_op command {command}")
-            operation(vcpu, first, second)
-        except HypercallError as refusal:
-            failure = refusal.errno
-            vcpu.hypervisor.guest_log(vcpu.domain.domid, f"mmuext_op: {refusal.reason}")
-            break
-        except guest_access.GuestFault:
-            failure = errno.EFAULT
-            break
-        address += 24
-        done += 1
-    _report(vcpu, done_address, earlier + done)
-    return -failure
+    return _each(vcpu, "mmuext_op", _EXTENDED, _extended_one, address, count, done_address, foreign)
+
+
+def _extended_one(vcpu: Vcpu, command: int, first: int, second: int) -> None:
+    operation = _OPERATIONS.get(command)
+    if operation is None:
+        vcpu.domain.note_unimplemented(f"mmuext_op command {command}")
+        raise HypercallError(errno.ENOSYS, f"mmuext_op command {command}")
+    operation(vcpu, first, second)
 
 
 def _pin(level: int) -> Callable[[Vcpu, int, int], None]:
