@@ -255,10 +255,6 @@ class PageTables:
             return None
         return (entry & ADDRESS) + ((linear >> 9) & 0xFF8)
 
-    def is_table(self, mfn: int) -> bool:
-        """Whether the frame is in use as a page table."""
-        return bool(self._frames.type_count[mfn]) and L1 <= self._frames.type[mfn] <= L4
-
 
 def _adjust(table: npt.NDArray[np.uint64]) -> None:
     table[(table & np.uint64(PRESENT)) != 0] |= np.uint64(ADJUSTED)

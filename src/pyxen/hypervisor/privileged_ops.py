@@ -27,15 +27,13 @@ class Instruction:
 
     def __init__(self, code: bytes) -> None:
         position = 0
-        self.operand16 = self.repeat = False
+        self.operand16 = False
         self.rex = 0
         while position < len(code) - 3:
             octet = code[position]
             if octet == 0x66:
                 self.operand16 = True
-            elif octet in (0xF2, 0xF3):
-                self.repeat = True
-            elif octet not in (0x67, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65):
+            elif octet not in (0xF2, 0xF3, 0x67, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65):
                 break
             position += 1
         if code[position] & 0xF0 == 0x40:

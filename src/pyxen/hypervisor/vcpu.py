@@ -62,7 +62,6 @@ class Vcpu:
         self.kernel_ss = FLAT_KERNEL_SS
         self.iopl = 0
         self.cr4 = 0
-        self.guest_dr7 = 0
         self.io_bitmap: tuple[int, int] | None = None
 
         self.failsafe_callback = 0
