@@ -24,6 +24,7 @@ from pyxen.abi.io.xenbus import (
     XenbusStateReconfigured,
     XenbusStateUnknown,
 )
+from pyxen.backends.helper_program import HelperPrograms, NoHelperPrograms
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls
 from pyxen.xenstore.errors import StoreError
 from pyxen.xenstore.path_cleanup import remove_with_empty_folders
@@ -45,11 +46,12 @@ class DeviceError(Exception):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a backend lives in: Domain 0's hypercalls, its store and its event loop."""
+    """What a backend lives in: Domain 0's hypercalls, its store, its event loop and the programs it may start."""
 
     dom0: Dom0Hypercalls
     store: Store
     loop: asyncio.AbstractEventLoop
+    helpers: HelperPrograms = NoHelperPrograms()
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class BackendDevice(ABC):
 
     def __init__(self, surroundings: Surroundings, address: DeviceAddress) -> None:
         self.address = address
-        self.dom0, self.store, self.loop = surroundings.dom0, surroundings.store, surroundings.loop
+        self.dom0, self.store, self.loop, self.helpers = surroundings.dom0, surroundings.store, surroundings.loop, surroundings.helpers
         self._frontend = self.store.get(f"{address.backend_path}/frontend")
         self.finished = False  #: it holds nothing any more; its folder in the store waits for the toolstack
         self._connected = False

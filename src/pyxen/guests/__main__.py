@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pyxen.guests.packages import PackageError, fetch
+from pyxen.guests.packages import PackageError, fetch, fetch_tool
 from pyxen.guests.ramdisk import Ramdisk
 
 
@@ -13,8 +13,12 @@ def main() -> int:
     """Return the exit status: 0 when everything is in the cache."""
     parser = argparse.ArgumentParser(prog="python -m pyxen.guests", description=__doc__)
     parser.add_argument("--renew", action="store_true", help="fetch the newest packages even if the cache has some")
+    parser.add_argument("--tool", metavar="PACKAGE", help="only unpack this package, for a program of it that pyxen runs (passt)")
     options = parser.parse_args()
     try:
+        if options.tool:
+            print(fetch_tool(options.tool, lambda line: print(f"guest packages: {line}", file=sys.stderr)))
+            return 0
         packages = fetch(lambda line: print(f"guest packages: {line}", file=sys.stderr), renew=options.renew)
     except PackageError as error:
         print(f"pyxen: {error}", file=sys.stderr)

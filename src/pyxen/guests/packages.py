@@ -104,6 +104,37 @@ def fetch(report: Report = lambda line: None, *, renew: bool = False) -> GuestPa
         raise PackageError(f"cannot use the cache directory {cache}: {error.strerror} (set PYXEN_CACHE_DIR to another one)") from error
 
 
+def tool_directory(package: str) -> Path:
+    """Where ``fetch_tool`` unpacks a package, as ``/`` of a machine that has it installed. It need not exist yet."""
+    return cache_directory() / "tools" / package
+
+
+def fetch_tool(package: str, report: Report = lambda line: None) -> Path:
+    """Return ``tool_directory`` of a package; download and unpack it if it is not there, without what it depends on.
+
+    Raises PackageError."""
+    directory = tool_directory(package)
+    cache = cache_directory()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / "packages.lock"):
+            if not directory.exists():
+                apt = _Apt(cache / "apt")
+                apt.update()
+                with tempfile.TemporaryDirectory(prefix="unpack.", dir=cache) as scratch_name:
+                    scratch = Path(scratch_name)
+                    report(f"downloading {package}")
+                    root = scratch / "root"
+                    root.mkdir()
+                    for archive in apt.download((package,), scratch):
+                        _unpack(archive, root)
+                    directory.parent.mkdir(exist_ok=True)
+                    root.rename(directory)
+        return directory
+    except OSError as error:
+        raise PackageError(f"cannot use the cache directory {cache}: {error.strerror} (set PYXEN_CACHE_DIR to another one)") from error
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as lock:

@@ -20,6 +20,7 @@ from pyxen.engine.interface import EngineFactory
 from pyxen.host import protocol
 from pyxen.host.confinement import ConfinementError, confine
 from pyxen.host.control_server import ControlServer, MethodTable
+from pyxen.host.helper_programs import HostHelperPrograms
 from pyxen.host.hypervisor_log import HypervisorLog
 from pyxen.host.package_version import package_version
 from pyxen.host.runtime_directory import RuntimeDirectory
@@ -85,14 +86,13 @@ class HostProcess:
 
         Raises ``HostStartError``, ``EngineError`` and ``OSError`` when it can't start; then nothing is left either.
         """
-        try:
-            filtered = confine()
-        except ConfinementError as error:
-            raise HostStartError(str(error)) from None
-        if not filtered:
-            _logger.warning("this kernel has no seccomp: system calls are not filtered")
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as undo:
+            helpers = HostHelperPrograms()
+            undo.push_async_callback(helpers.close)
+            helpers.serve()
+            self._helpers = helpers
+            _confine()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, self._stopping.set)
             hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes)
@@ -126,7 +126,7 @@ class HostProcess:
         undo.push_async_callback(socket_server.stop)
         consoles = ConsoleBackend(dom0, loop, self._runtime.console_links, self._runtime.logs)
         undo.callback(consoles.close)
-        disks = block_backend(Surroundings(dom0, local_store, loop))
+        disks = block_backend(Surroundings(dom0, local_store, loop, self._helpers))
         undo.push_async_callback(disks.close)
         toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), self._runtime.dumps)
         toolstack.start()
@@ -164,6 +164,15 @@ class HostProcess:
 
     async def _logs(self, request: protocol.LogRequest) -> protocol.Text:
         return protocol.Text(await asyncio.to_thread(_last_lines, self._runtime.host_log, request.lines))
+
+
+def _confine() -> None:
+    try:
+        filtered = confine()
+    except ConfinementError as error:
+        raise HostStartError(str(error)) from None
+    if not filtered:
+        _logger.warning("this kernel has no seccomp: system calls are not filtered")
 
 
 def _last_lines(path: Path, count: int) -> str:
