@@ -313,7 +313,7 @@ static bool hypercall(struct pyxen_cpu *p, CPUX86State *env)
         g->kernel_sp = env->regs[R_ESI];
         break;
     case HYPERCALL_FPU_TASKSWITCH:
-        set_task_switched(p, env, env->regs[R_EDI] != 0);
+        set_task_switched(p, env, (uint32_t)env->regs[R_EDI] != 0);
         break;
     case HYPERCALL_XEN_VERSION:
         if (env->regs[R_EDI] != 0) {

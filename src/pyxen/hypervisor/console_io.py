@@ -20,7 +20,6 @@ LONGEST_LINE = 1024
 
 def console_io(vcpu: Vcpu, command: int, count: int, address: int) -> int:
     """CONSOLEIO_write: whole lines go to the log. CONSOLEIO_read is Domain 0's: -EPERM. -E2BIG, -EFAULT."""
-    count &= 0xFFFFFFFF
     if command != CONSOLEIO_write:
         return -errno.EPERM
     if count > MAX_COUNT:

@@ -51,7 +51,6 @@ def set_trap_table(vcpu: Vcpu, address: int) -> int:
 
 def set_gdt(vcpu: Vcpu, frame_list: int, entries: int) -> int:
     """Frames and number of entries of the guest's GDT. -EINVAL, -EFAULT."""
-    entries &= 0xFFFFFFFF
     if entries > descriptors.FIRST_RESERVED_ENTRY:
         return -errno.EINVAL
     pages = (entries + 511) // 512

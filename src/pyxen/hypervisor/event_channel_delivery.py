@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 
+#: What a vCPU polls that named no port or several (Xen's poll_evtchn -1).
+ANY_PORT = -1
+
+
 class Channel:
     """One port. ``remote`` and ``remote_port`` count when the state is interdomain; ``virq`` when it is virq."""
 
@@ -136,7 +140,7 @@ def mark_events_pending(vcpu: Vcpu) -> None:
 
 
 def wake_pollers(domain: Domain, port: int) -> None:
-    """End the SCHEDOP_poll of every vCPU that waits for this port."""
+    """End the SCHEDOP_poll of every vCPU that waits for this port, or for any."""
     for vcpu in domain.vcpus:
-        if vcpu.polled_ports and port in vcpu.polled_ports:
+        if vcpu.polled_port is not None and vcpu.polled_port in (port, ANY_PORT):
             vcpu.wake()

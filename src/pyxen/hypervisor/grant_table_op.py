@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 COMMAND_MASK = 0xFFF  #: the bits above are a continuation of GNTTABOP_cache_flush on Xen, and refused otherwise
-WORD = 0xFFFFFFFF
 PAGE_SIZE = 4096
 
 
 def grant_table_op(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
     """Run ``count`` operations of one kind. -ENOSYS, -EINVAL, -EFAULT; each operation has its own status besides."""
-    command, count = command & WORD, count & WORD
     if count > 0x7FFFFFFF or command & ~COMMAND_MASK:
         return -errno.EINVAL
     if command in _QUERIES:

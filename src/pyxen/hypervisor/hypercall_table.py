@@ -38,19 +38,21 @@ from pyxen.hypervisor.preemption import Preempted
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
-MASK64 = (1 << 64) - 1
+MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 SYSCALL_LENGTH = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """One line of the table. ``privileged``: only Domain 0; others get -EPERM."""
+    """One line of the table. ``privileged``: only Domain 0; others get -EPERM. ``narrow``: which arguments Xen declares as (unsigned) int,
+    so that their upper 32 bits mean nothing (xen/include/hypercall-defs.c)."""
 
     number: int
     name: str
     handler: Callable[..., int] | None
     arguments: int
     privileged: bool = False
+    narrow: tuple[int, ...] = ()
 
 
 def _privileged(vcpu: Vcpu, *arguments: int) -> int:
@@ -59,34 +61,34 @@ def _privileged(vcpu: Vcpu, *arguments: int) -> int:
 
 HYPERCALLS = (
     Hypercall(xen.HYPERVISOR_set_trap_table, "set_trap_table", cpu_ops.set_trap_table, 1),
-    Hypercall(xen.HYPERVISOR_mmu_update, "mmu_update", mmu_ops.mmu_update, 4),
-    Hypercall(xen.HYPERVISOR_set_gdt, "set_gdt", cpu_ops.set_gdt, 2),
+    Hypercall(xen.HYPERVISOR_mmu_update, "mmu_update", mmu_ops.mmu_update, 4, narrow=(1, 3)),
+    Hypercall(xen.HYPERVISOR_set_gdt, "set_gdt", cpu_ops.set_gdt, 2, narrow=(1,)),
     Hypercall(xen.HYPERVISOR_stack_switch, "stack_switch", cpu_ops.stack_switch, 2),
     Hypercall(xen.HYPERVISOR_set_callbacks, "set_callbacks", callback_op.set_callbacks, 3),
-    Hypercall(xen.HYPERVISOR_fpu_taskswitch, "fpu_taskswitch", cpu_ops.fpu_taskswitch, 1),
-    Hypercall(xen.HYPERVISOR_sched_op_compat, "sched_op_compat", sched_op.sched_op_compat, 2),
+    Hypercall(xen.HYPERVISOR_fpu_taskswitch, "fpu_taskswitch", cpu_ops.fpu_taskswitch, 1, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_sched_op_compat, "sched_op_compat", sched_op.sched_op_compat, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_platform_op, "platform_op", _privileged, 1, privileged=True),
-    Hypercall(xen.HYPERVISOR_set_debugreg, "set_debugreg", cpu_ops.set_debugreg, 2),
-    Hypercall(xen.HYPERVISOR_get_debugreg, "get_debugreg", cpu_ops.get_debugreg, 1),
+    Hypercall(xen.HYPERVISOR_set_debugreg, "set_debugreg", cpu_ops.set_debugreg, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_get_debugreg, "get_debugreg", cpu_ops.get_debugreg, 1, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_update_descriptor, "update_descriptor", cpu_ops.update_descriptor, 2),
     Hypercall(xen.HYPERVISOR_memory_op, "memory_op", memory_op.memory_op, 2),
-    Hypercall(xen.HYPERVISOR_multicall, "multicall", multicall.multicall, 2),
+    Hypercall(xen.HYPERVISOR_multicall, "multicall", multicall.multicall, 2, narrow=(1,)),
     Hypercall(xen.HYPERVISOR_update_va_mapping, "update_va_mapping", mmu_ops.update_va_mapping, 3),
     Hypercall(xen.HYPERVISOR_set_timer_op, "set_timer_op", sched_op.set_timer_op, 1),
-    Hypercall(xen.HYPERVISOR_xen_version, "xen_version", xen_version.xen_version, 2),
-    Hypercall(xen.HYPERVISOR_console_io, "console_io", console_io.console_io, 3),
-    Hypercall(xen.HYPERVISOR_grant_table_op, "grant_table_op", grant_table_op.grant_table_op, 3),
-    Hypercall(xen.HYPERVISOR_vm_assist, "vm_assist", cpu_ops.vm_assist, 2),
-    Hypercall(xen.HYPERVISOR_update_va_mapping_otherdomain, "update_va_mapping_otherdomain", mmu_ops.update_va_mapping_otherdomain, 4),
+    Hypercall(xen.HYPERVISOR_xen_version, "xen_version", xen_version.xen_version, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_console_io, "console_io", console_io.console_io, 3, narrow=(0, 1)),
+    Hypercall(xen.HYPERVISOR_grant_table_op, "grant_table_op", grant_table_op.grant_table_op, 3, narrow=(0, 2)),
+    Hypercall(xen.HYPERVISOR_vm_assist, "vm_assist", cpu_ops.vm_assist, 2, narrow=(0, 1)),
+    Hypercall(xen.HYPERVISOR_update_va_mapping_otherdomain, "update_va_mapping_otherdomain", mmu_ops.update_va_mapping_otherdomain, 4, narrow=(3,)),
     Hypercall(xen.HYPERVISOR_iret, "iret", None, 0),
-    Hypercall(xen.HYPERVISOR_vcpu_op, "vcpu_op", vcpu_op.vcpu_op, 3),
-    Hypercall(xen.HYPERVISOR_set_segment_base, "set_segment_base", cpu_ops.set_segment_base, 2),
-    Hypercall(xen.HYPERVISOR_mmuext_op, "mmuext_op", mmu_ops.mmuext_op, 4),
-    Hypercall(xen.HYPERVISOR_nmi_op, "nmi_op", callback_op.nmi_op, 2),
-    Hypercall(xen.HYPERVISOR_sched_op, "sched_op", sched_op.sched_op, 2),
-    Hypercall(xen.HYPERVISOR_callback_op, "callback_op", callback_op.callback_op, 2),
-    Hypercall(xen.HYPERVISOR_event_channel_op, "event_channel_op", event_channel_op.event_channel_op, 2),
-    Hypercall(xen.HYPERVISOR_physdev_op, "physdev_op", physdev_op.physdev_op, 2),
+    Hypercall(xen.HYPERVISOR_vcpu_op, "vcpu_op", vcpu_op.vcpu_op, 3, narrow=(0, 1)),
+    Hypercall(xen.HYPERVISOR_set_segment_base, "set_segment_base", cpu_ops.set_segment_base, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_mmuext_op, "mmuext_op", mmu_ops.mmuext_op, 4, narrow=(1, 3)),
+    Hypercall(xen.HYPERVISOR_nmi_op, "nmi_op", callback_op.nmi_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_sched_op, "sched_op", sched_op.sched_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_callback_op, "callback_op", callback_op.callback_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_event_channel_op, "event_channel_op", event_channel_op.event_channel_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_physdev_op, "physdev_op", physdev_op.physdev_op, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_sysctl, "sysctl", _privileged, 1, privileged=True),
     Hypercall(xen.HYPERVISOR_domctl, "domctl", _privileged, 1, privileged=True),
 )
@@ -168,6 +170,9 @@ def call(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int:
     if entry is None or entry.handler is None:
         domain.note_unimplemented(f"hypercall {number}")
         return -errno.ENOSYS
+    for position in entry.narrow:
+        if arguments[position] > MASK32:
+            arguments = (*arguments[:position], arguments[position] & MASK32, *arguments[position + 1 :])
     try:
         return entry.handler(vcpu, *arguments[: entry.arguments])
     except HypercallError as refusal:

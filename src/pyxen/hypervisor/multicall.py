@@ -39,7 +39,6 @@ LONG_CALL = BUDGET // 16
 
 def multicall(vcpu: Vcpu, address: int, count: int) -> int:
     """Run ``count`` entries at ``address``, each result into its entry. -EFAULT when the list can't be read or written."""
-    count &= 0xFFFFFFFF
     work = 0
     for done in range(count):
         number, _, *arguments = _ENTRY.unpack(guest_access.read(vcpu, address, SIZE))

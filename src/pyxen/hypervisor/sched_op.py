@@ -11,14 +11,18 @@ from pyxen.abi import sched as abi
 from pyxen.abi.xen import VIRQ_TIMER
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import ShutdownReason
+from pyxen.hypervisor.event_channel_delivery import ANY_PORT
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 MAX_POLL_PORTS = 128
 WATCHDOGS = 2
-#: A timeout further away than this is taken as "never", as Linux relies on for negative deltas (Xen: do_set_timer_op).
-FAR_AWAY_NS = 1 << 62
+#: set_timer_op takes deadlines further away than this, and negative ones, for a wrapped clock of the guest's, and fires soon instead
+#: (Xen's do_set_timer_op: "Linux workaround").
+FAR_AWAY_NS = 1 << 50
+WORKAROUND_NS = 100_000_000
+SIGN = 1 << 63
 
 
 def sched_op(vcpu: Vcpu, command: int, argument: int) -> int:
@@ -57,21 +61,24 @@ def _block(vcpu: Vcpu, argument: int) -> int:
 
 
 def _poll(vcpu: Vcpu, argument: int) -> int:
-    """Sleep until one of the ports is pending or the time has come. Event delivery stays as it is."""
+    """Sleep until the port is pending or the time has come; with any other number of ports than one, until any port of the domain becomes
+    pending, as on Xen (evtchn_check_pollers). An upcall that is due ends it at once. Event delivery stays as it is."""
     poll = guest_access.read_structure(vcpu, argument, abi.sched_poll)
     if poll.nr_ports > MAX_POLL_PORTS:
         return -errno.EINVAL
     ports = struct.unpack(f"<{poll.nr_ports}I", guest_access.read(vcpu, poll.ports, 4 * poll.nr_ports)) if poll.nr_ports else ()
+    if vcpu.has_deliverable_event:
+        return 0
     channels = vcpu.domain.event_channels
     for port in ports:
         channels.status(port)
-    if any(channels.is_pending(port) for port in ports) or vcpu.has_deliverable_event:
-        return 0
+        if channels.is_pending(port):
+            return 0
     if poll.timeout:
-        if poll.timeout <= vcpu.hypervisor.now():
+        if poll.timeout >= SIGN or poll.timeout <= vcpu.hypervisor.now():
             return 0
         vcpu.poll_timer = vcpu.hypervisor.timers.add(poll.timeout, vcpu.wake)
-    vcpu.polled_ports = ports
+    vcpu.polled_port = ports[0] if len(ports) == 1 else ANY_PORT
     vcpu.block()
     return 0
 
@@ -143,7 +150,7 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
 
 
 def arm_singleshot(vcpu: Vcpu, deadline_ns: int | None) -> None:
-    """VIRQ_TIMER at ``deadline_ns`` in place of whatever was armed; None disarms."""
+    """VIRQ_TIMER at ``deadline_ns`` in place of whatever was armed, at once if that has passed; None disarms."""
     if vcpu.singleshot_timer is not None:
         vcpu.singleshot_timer.cancel()
         vcpu.singleshot_timer = None
@@ -158,5 +165,9 @@ def _tick(vcpu: Vcpu) -> None:
 
 def set_timer_op(vcpu: Vcpu, timeout: int) -> int:
     """The one-shot timer in its old form; 0 stops it."""
-    arm_singleshot(vcpu, timeout if 0 < timeout < FAR_AWAY_NS else None)
+    now = vcpu.hypervisor.now()
+    if timeout >= SIGN or timeout - now >= FAR_AWAY_NS:
+        arm_singleshot(vcpu, now + WORKAROUND_NS)
+    else:
+        arm_singleshot(vcpu, timeout or None)
     return 0

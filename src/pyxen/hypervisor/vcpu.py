@@ -85,7 +85,7 @@ class Vcpu:
         self.time_area_generation = 0
         self.online = False
         self.blocked = False
-        self.polled_ports: tuple[int, ...] = ()
+        self.polled_port: int | None = None  # of SCHEDOP_poll; ANY_PORT for any
         self.pause_count = 0
         self.poll_timer: Timer | None = None
         self.singleshot_timer: Timer | None = None
@@ -164,7 +164,7 @@ class Vcpu:
         """An event arrived: end SCHEDOP_block or poll."""
         if self.blocked:
             self.blocked = False
-            self.polled_ports = ()
+            self.polled_port = None
             if self.poll_timer is not None:
                 self.poll_timer.cancel()
                 self.poll_timer = None

@@ -28,7 +28,6 @@ ENTRY_TIME = slice(ENTRY_TIME_OFFSET, ENTRY_TIME_OFFSET + 8)
 
 def vcpu_op(vcpu: Vcpu, command: int, vcpu_id: int, argument: int) -> int:
     """``vcpu_id`` names a vCPU of the calling domain: -ENOENT when there is none."""
-    vcpu_id &= 0xFFFFFFFF
     operation = _OPERATIONS.get(command)
     if operation is None:
         vcpu.domain.note_unimplemented(f"vcpu_op {command}")
@@ -144,7 +143,8 @@ def _set_singleshot(caller: Vcpu, target: Vcpu, argument: int) -> int:
     op = guest_access.read_structure(caller, argument, abi.vcpu_set_singleshot_timer)
     if op.flags & abi.VCPU_SSHOTTMR_future and op.timeout_abs_ns < caller.hypervisor.now():
         return -errno.ETIME
-    sched_op.arm_singleshot(caller, op.timeout_abs_ns if op.timeout_abs_ns < sched_op.FAR_AWAY_NS else None)
+    # s_time_t is signed: what is negative has passed.
+    sched_op.arm_singleshot(caller, op.timeout_abs_ns if op.timeout_abs_ns < sched_op.SIGN else 0)
     return 0
 
 

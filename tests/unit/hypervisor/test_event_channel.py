@@ -11,6 +11,7 @@ from pyxen.abi import event_channel as abi
 from pyxen.abi.xen import NR_VIRQS, VIRQ_CON_RING, VIRQ_DEBUG, VIRQ_TIMER
 from pyxen.hypervisor.dom0_interface import HypercallError, ShutdownReason
 from pyxen.hypervisor.event_channel_ports import MAX_BUSY, FreePorts
+from pyxen.hypervisor.event_channel_delivery import ANY_PORT
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.event_guest import EventGuest
@@ -371,23 +372,34 @@ def test_a_handler_that_fails_is_not_the_senders_fault(guest: EventGuest, machin
     assert not machine.dom0.domain_info(guest.domid).shutdown
 
 
-def test_a_poller_wakes_for_its_ports_only(guest: EventGuest, other: EventGuest, machine: Hypervisor, pair: tuple[int, int]) -> None:
+def test_a_poller_wakes_for_its_port_only(guest: EventGuest, other: EventGuest, machine: Hypervisor, pair: tuple[int, int]) -> None:
     vcpu, ipi = guest.small.domain.vcpus[1], guest.bind_ipi(0)
     guest.mask(pair[0])
     with machine.lock:
-        vcpu.polled_ports = (pair[0], 900)
+        vcpu.polled_port = pair[0]
         vcpu.block()
     guest.send(ipi)
     assert vcpu.blocked
     other.send(pair[1])
-    assert not vcpu.blocked and vcpu.polled_ports == ()
+    assert not vcpu.blocked and vcpu.polled_port is None
+
+
+def test_a_poller_of_several_ports_or_none_wakes_for_any(guest: EventGuest, machine: Hypervisor) -> None:
+    """As on Xen (poll_evtchn is -1 then): also for a port that it did not name, masked or not."""
+    vcpu, ipi = guest.small.domain.vcpus[1], guest.bind_ipi(0)
+    guest.mask(ipi)
+    with machine.lock:
+        vcpu.polled_port = ANY_PORT
+        vcpu.block()
+    guest.send(ipi)
+    assert not vcpu.blocked and vcpu.polled_port is None
 
 
 def test_a_sleeper_wakes_although_its_upcalls_are_masked(guest: EventGuest, machine: Hypervisor) -> None:
     vcpu, ipi = guest.small.domain.vcpus[1], guest.bind_ipi(1)
     with machine.lock:
         vcpu.events_masked = True
-        vcpu.polled_ports = (900,)
+        vcpu.polled_port = 900
         vcpu.block()
     guest.send(ipi)
     assert not vcpu.blocked

@@ -188,6 +188,32 @@ def test_the_old_queue_does_not_grow_through_a_port_that_moved(fifo: EventGuest)
     assert fifo.consume_fifo(0) == [(4, moving), (7, staying)]
 
 
+def test_a_port_that_moves_twice_leaves_both_queues(fifo: EventGuest) -> None:
+    """The queue that a port was appended to last is the one to look at, not the first one it was ever on."""
+    moving, staying = fifo.bind_ipi(), fifo.bind_ipi()
+    fifo.set_priority(staying, 4)
+    for priority in (7, 4):
+        fifo.set_priority(moving, priority)
+        fifo.send(moving)
+        assert fifo.consume_fifo(0) == [(priority, moving)]
+    fifo.set_priority(moving, 9)
+    fifo.send(moving)
+    fifo.send(staying)
+    assert not fifo.word(moving) & LINK
+    assert fifo.consume_fifo(0) == [(4, staying), (9, moving)]
+
+
+def test_a_pending_event_keeps_its_queue_whatever_becomes_of_its_port(fifo: EventGuest) -> None:
+    """Sent again after its priority has changed, it is delivered once, where it was queued; events behind it stay behind it."""
+    first, second = fifo.bind_ipi(), fifo.bind_ipi()
+    fifo.send(first)
+    fifo.send(second)
+    fifo.set_priority(first, 0)
+    fifo.send(first)
+    assert fifo.word(first) == PENDING | LINKED | second
+    assert fifo.consume_fifo(0) == [(7, first), (7, second)]
+
+
 def test_the_same_through_a_close(fifo: EventGuest) -> None:
     moving, staying = fifo.bind_ipi(), fifo.bind_ipi()
     fifo.send(moving)
@@ -295,7 +321,7 @@ def test_a_poller_wakes_for_a_masked_fifo_event(fifo: EventGuest, machine: Hyper
     vcpu, port = fifo.small.domain.vcpus[1], fifo.bind_ipi(0)
     fifo.mask(port)
     with machine.lock:
-        vcpu.polled_ports = (port,)
+        vcpu.polled_port = port
         vcpu.block()
     fifo.send(port)
     assert not vcpu.blocked

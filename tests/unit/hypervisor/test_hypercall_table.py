@@ -16,6 +16,7 @@ from pyxen.hypervisor.guest_access import GuestFault
 from pyxen.hypervisor.hooks import HypercallEvent
 from pyxen.hypervisor.hypercall_table import HYPERCALLS, TABLE
 from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.hypervisor.vcpu import Vcpu
 from tests.unit.hypervisor.machine import MASK64, SmallDomain
 
 #: Hypercalls of xen.h that are not in the table, which answer -ENOSYS: of HVM, of other architectures, of extensions, obsolete.
@@ -73,6 +74,35 @@ def test_argument_count(entry: hypercall_table.Hypercall) -> None:
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         assert len(kinds) == 1 + entry.arguments
     assert 0 <= entry.arguments <= 6
+
+
+@pytest.mark.parametrize("entry", HYPERCALLS, ids=lambda entry: entry.name)
+def test_upper_halves_of_ints_mean_nothing(guest: SmallDomain, monkeypatch: pytest.MonkeyPatch, entry: hypercall_table.Hypercall) -> None:
+    """What Xen declares as int or unsigned int arrives as 32 bits, from registers and from a multicall; pointers and longs are whole."""
+    if entry.handler is None:
+        return
+    seen: list[tuple[int, ...]] = []
+
+    def record(vcpu: Vcpu, *arguments: int) -> int:
+        seen.append(arguments)
+        return 0
+
+    monkeypatch.setitem(TABLE, entry.number, dataclasses.replace(entry, handler=record))
+    given = [0x1234_5678_0000_0000 | index for index in range(6)]
+    guest.call(entry.number, *given)
+    if entry.name != "multicall":
+        calls = guest.put("8Q", entry.number, 0, *given, at=guest.at(1))
+        assert guest.call(xen.HYPERVISOR_multicall, calls, 1 | 7 << 32) == 0
+        assert seen.pop() == seen[0]
+    assert seen == [tuple(index if index in entry.narrow else given[index] for index in range(entry.arguments))]
+
+
+def test_commands_with_garbage_above_them(guest: SmallDomain) -> None:
+    assert guest.call(xen.HYPERVISOR_xen_version, 0xABCD << 32) == 4 << 16 | 17
+    assert guest.call(xen.HYPERVISOR_sched_op, 1 << 63) == 0  # SCHEDOP_yield
+    assert guest.call(xen.HYPERVISOR_vcpu_op, 3 | 5 << 40, 9 << 32) in (0, 1)  # VCPUOP_is_up
+    assert guest.call(xen.HYPERVISOR_fpu_taskswitch, 1 << 32) == 0
+    assert not guest.vcpu.cr0 & 8, "the int is 0"
 
 
 def test_unknown_numbers(guest: SmallDomain) -> None:

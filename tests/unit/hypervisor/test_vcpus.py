@@ -15,7 +15,8 @@ from pyxen.abi.vcpu import RUNSTATE_offline
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.hypervisor import Hypervisor
-from pyxen.hypervisor.sched_op import FAR_AWAY_NS
+from pyxen.hypervisor.event_channel_delivery import ANY_PORT
+from pyxen.hypervisor.sched_op import FAR_AWAY_NS, WORKAROUND_NS
 from pyxen.hypervisor.vcpu_op import LONGEST_PERIOD_NS, SHORTEST_PERIOD_NS
 from tests.unit.hypervisor.machine import MASK64, SmallDomain
 
@@ -79,7 +80,23 @@ def test_poll(guest: SmallDomain) -> None:
     assert vcpu.blocked and vcpu.events_masked, "delivery stays as it is"
     with guest.hypervisor.lock:
         channels.send(channels.ports()[port].remote_port)
-    assert not vcpu.blocked and vcpu.polled_ports == ()
+    assert not vcpu.blocked and vcpu.polled_port is None
+
+
+def test_poll_of_several_ports(guest: SmallDomain) -> None:
+    """The first that is pending ends it, before those behind it are looked at; while it sleeps any port of the domain does."""
+    vcpu, port, other = guest.vcpu, open_port(guest), open_port(guest)
+    guest.hypervisor.memory.octets[vcpu.info + 1] = 1
+    assert poll(guest, port, 1 << 31) == 0 and not vcpu.blocked
+    clear(guest, port)
+    assert poll(guest, port, 1 << 31) == -errno.EINVAL
+    clear(guest, other)
+    assert poll(guest, port, port) == 0 and vcpu.blocked and vcpu.polled_port == ANY_PORT
+    with guest.hypervisor.lock:
+        channels = guest.domain.event_channels
+        channels.send(channels.ports()[other].remote_port)
+    assert not vcpu.blocked
+    assert poll(guest, port, timeout=MASK64) == 0 and not vcpu.blocked, "a negative timeout has passed"
 
 
 def test_poll_with_an_upcall_due(guest: SmallDomain) -> None:
@@ -93,7 +110,7 @@ def test_poll_timeout(guest: SmallDomain) -> None:
     assert poll(guest, timeout=1) == 0 and not vcpu.blocked, "in the past"
     assert poll(guest, timeout=guest.hypervisor.now() + 5_000_000) == 0 and vcpu.blocked
     eventually(lambda: not vcpu.blocked)
-    assert poll(guest, timeout=MASK64) == 0 and vcpu.blocked
+    assert poll(guest, timeout=MASK64 >> 1) == 0 and vcpu.blocked
     with guest.hypervisor.lock:
         vcpu.wake()
     assert vcpu.poll_timer is None
@@ -181,8 +198,41 @@ def test_singleshot(guest: SmallDomain) -> None:
     assert first is not None and first.callback is None and guest.vcpu.singleshot_timer is not first
     assert vcpu_op(guest, abi.VCPUOP_stop_singleshot_timer) == 0
     assert guest.vcpu.singleshot_timer is None
-    for never in (FAR_AWAY_NS, MASK64):
-        assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", never, 0) == 0
+    assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", (1 << 63) - 1, 1) == 0
+    assert guest.vcpu.singleshot_timer is not None
+    clear(guest, port)
+    assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", MASK64, 1) == 0, "negative: it has passed, but not as ETIME says"
+    eventually(lambda: channels.is_pending(port))
+
+
+def clear(guest: SmallDomain, port: int) -> None:
+    """The guest has handled the event."""
+    with guest.hypervisor.lock:
+        channels = guest.domain.event_channels
+        channels._delivery.clear_pending(channels.ports()[port])
+        guest.hypervisor.memory.octets[guest.vcpu.info] = 0
+
+
+def set_timer(guest: SmallDomain, deadline: int) -> int:
+    """-> nanoseconds from now to when it will fire."""
+    before = guest.hypervisor.now()
+    assert guest.call(xen.HYPERVISOR_set_timer_op, deadline) == 0
+    timer = guest.vcpu.singleshot_timer
+    assert timer is not None
+    return timer.deadline_ns - before
+
+
+def test_set_timer_op(guest: SmallDomain) -> None:
+    port, channels, now = bind_timer(guest), guest.domain.event_channels, guest.hypervisor.now()
+    for deadline in (1, now - 1):
+        assert guest.call(xen.HYPERVISOR_set_timer_op, deadline) == 0
+        eventually(lambda: channels.is_pending(port))
+        clear(guest, port)
+    for wrapped in (1 << 63, MASK64, now + FAR_AWAY_NS + 10**12, (1 << 63) - 1):
+        assert WORKAROUND_NS <= set_timer(guest, wrapped) < 2 * FAR_AWAY_NS // 1000, "soon, neither at once nor never"
+    assert set_timer(guest, now + FAR_AWAY_NS - 10**12) > FAR_AWAY_NS // 2
+    assert guest.call(xen.HYPERVISOR_set_timer_op, 0) == 0
+    assert guest.vcpu.singleshot_timer is None
 
 
 def test_singleshot_of_another(machine: Hypervisor) -> None:
