@@ -79,7 +79,9 @@ HYPERCALLS = (
     Hypercall(xen.HYPERVISOR_console_io, "console_io", console_io.console_io, 3, narrow=(0, 1)),
     Hypercall(xen.HYPERVISOR_grant_table_op, "grant_table_op", grant_table_op.grant_table_op, 3, narrow=(0, 2)),
     Hypercall(xen.HYPERVISOR_vm_assist, "vm_assist", cpu_ops.vm_assist, 2, narrow=(0, 1)),
-    Hypercall(xen.HYPERVISOR_update_va_mapping_otherdomain, "update_va_mapping_otherdomain", mmu_ops.update_va_mapping_otherdomain, 4, narrow=(3,)),
+    Hypercall(
+        xen.HYPERVISOR_update_va_mapping_otherdomain, "update_va_mapping_otherdomain", mmu_ops.update_va_mapping_otherdomain, 4, narrow=(3,)
+    ),
     Hypercall(xen.HYPERVISOR_iret, "iret", None, 0),
     Hypercall(xen.HYPERVISOR_vcpu_op, "vcpu_op", vcpu_op.vcpu_op, 3, narrow=(0, 1)),
     Hypercall(xen.HYPERVISOR_set_segment_base, "set_segment_base", cpu_ops.set_segment_base, 2, narrow=(0,)),
