@@ -10,8 +10,8 @@ import pytest
 from pyxen.abi import event_channel as abi
 from pyxen.abi.xen import NR_VIRQS, VIRQ_CON_RING, VIRQ_DEBUG, VIRQ_TIMER
 from pyxen.hypervisor.dom0_interface import HypercallError, ShutdownReason
-from pyxen.hypervisor.event_channel_ports import MAX_BUSY, FreePorts
 from pyxen.hypervisor.event_channel_delivery import ANY_PORT
+from pyxen.hypervisor.event_channel_ports import MAX_BUSY, FreePorts
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.event_guest import EventGuest

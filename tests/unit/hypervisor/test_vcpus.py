@@ -14,8 +14,8 @@ from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to
 from pyxen.abi.vcpu import RUNSTATE_offline
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import ShutdownReason
-from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.event_channel_delivery import ANY_PORT
+from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.sched_op import FAR_AWAY_NS, WORKAROUND_NS
 from pyxen.hypervisor.vcpu_op import LONGEST_PERIOD_NS, SHORTEST_PERIOD_NS
 from tests.unit.hypervisor.machine import MASK64, SmallDomain
@@ -222,7 +222,7 @@ def set_timer(guest: SmallDomain, deadline: int) -> int:
     return timer.deadline_ns - before
 
 
-def test_set_timer_op(guest: SmallDomain) -> None:
+def test_deadlines_of_set_timer_op(guest: SmallDomain) -> None:
     port, channels, now = bind_timer(guest), guest.domain.event_channels, guest.hypervisor.now()
     for deadline in (1, now - 1):
         assert guest.call(xen.HYPERVISOR_set_timer_op, deadline) == 0
