@@ -222,6 +222,10 @@ class Domain:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
 
+    def restart_backend(self, device: str) -> None:
+        """Throw away what serves a device ("xvda", "vif0", "vbd/51712") in Domain 0, and start it anew. The guest's I/O goes on."""
+        self._client.call(p.BACKEND_RESTART, p.BackendRestartRequest(self.domid, device))
+
     def rename(self, name: str) -> None:
         """Give it another name."""
         self._client.call(p.DOMAIN_RENAME, p.RenameRequest(self.domid, name))

@@ -14,7 +14,7 @@ import pyxen
 from pyxen.guests.packages import GuestPackages
 from pyxen.guests.ramdisk import Ramdisk
 from pyxen.host.protocol import BLOCK_ATTACH, BLOCK_DETACH, BLOCK_LIST, BlockAttachRequest, BlockDetachRequest, BlockDevice, DomainId
-from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
+from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest, linux_host
 from tests.toolstack.xl_command import run, xl
 
 MIB = 1 << 20
@@ -158,6 +158,31 @@ def test_disks_survive_a_reboot_of_the_domain(boot_with_disks: BootLinux, image:
         restarted = LinuxGuest(host.domain("again"))
         restarted.wait_for_prompt()
         assert [device.vdev for device in devices(restarted)] == ["xvda"]
+
+
+def test_backend_restarted_under_load(boot_with_disks: BootLinux, image: Path) -> None:
+    """The guest writes, reads back and compares all the time, and knows of nothing."""
+    guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
+    guest.run("dd if=/dev/urandom of=/tmp/x bs=64k count=16 2>&-")
+    guest.run(
+        "(while [ ! -e /tmp/stop ]; do dd if=/tmp/x of=/dev/xvda bs=16k conv=fsync 2>&- || echo w >>/tmp/bad; "
+        "echo 3 >/proc/sys/vm/drop_caches; head -c 1048576 /dev/xvda | cmp - /tmp/x || echo r >>/tmp/bad; echo >>/tmp/rounds; done) & true"
+    )
+
+    def rounds() -> int:
+        return int(guest.run("touch /tmp/rounds; wc -l </tmp/rounds"))
+
+    for _ in range(100 if LONG else 8):
+        guest.domain.restart_backend("xvda")
+        time.sleep(0.05)
+    before = rounds()
+    until(lambda: rounds() > before + 1)
+    guest.run("touch /tmp/stop; wait; test ! -e /tmp/bad")
+    assert guest.run("dmesg | grep -ci 'error\\|illegal\\|disabled for' || true").strip() == "0"
+    assert digest(image.read_bytes()[:MIB]) == md5sum(guest, "/tmp/x")
+    missing = run("pyxen", "backend", "restart", "linux", "xvdz")
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+    assert "has no device xvdz" in missing.stderr
 
 
 def test_xl_block_commands(boot_with_disks: BootLinux, image: Path, tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pyxen.abi.io.blkif import VDISK_CDROM, VDISK_READONLY
 from pyxen.abi.io.protocols import XEN_IO_PROTO_ABI_NATIVE
 from pyxen.backends.block_image import SECTOR, BlockImage
 from pyxen.backends.block_request import MAX_INDIRECT_SEGMENTS
-from pyxen.backends.block_ring import BlockRing, BlockWorker, RingPlace
+from pyxen.backends.block_ring import BlockRing, RingLegacy, RingPlace
+from pyxen.backends.block_worker import BlockWorker
 from pyxen.backends.device import BackendDevice, DeviceAddress, DeviceError, Surroundings
 from pyxen.backends.xenbus import BackendBus
 from pyxen.hypervisor.dom0_interface import HypercallError
@@ -30,6 +32,7 @@ class BlockDevice(BackendDevice):
     def __init__(self, surroundings: Surroundings, address: DeviceAddress) -> None:
         self._image: BlockImage | None = None
         self._rings: list[BlockRing] = []
+        self._legacy: list[RingLegacy] = []
         self._sectors = 0
         self._size_timer: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=str(address))
@@ -38,7 +41,7 @@ class BlockDevice(BackendDevice):
     async def open(self) -> None:
         """Open and lock the image that the toolstack named."""
         mode = self.backend_value("mode")
-        image = await asyncio.to_thread(BlockImage, self.backend_value("params"), writable=mode.startswith("w"), shared=mode.endswith("!"))
+        image = await self._open_image(self.backend_value("params"), mode.startswith("w"), mode.endswith("!"))
         self._image = image
         if image.is_block_device:
             major, minor = image.device_numbers
@@ -76,7 +79,12 @@ class BlockDevice(BackendDevice):
             raise DeviceError(errno.EINVAL, f"unknown fe protocol {protocol[:40]!a}")
         persistent = bool(self.frontend_number("feature-persistent", 0, 1, 0))
         worker = BlockWorker(str(self.address), self._image)
-        for place in self._ring_places():
+        places = self._ring_places()
+        self._legacy = []
+        legacies: Sequence[RingLegacy | None] = self.inheritance if isinstance(self.inheritance, tuple) else (None,) * len(places)
+        if len(legacies) != len(places):
+            raise DeviceError(errno.EINVAL, f"{len(places)} rings in place of {len(legacies)}")
+        for place, legacy in zip(places, legacies, strict=True):
             try:
                 ring = BlockRing(
                     self.dom0,
@@ -86,10 +94,13 @@ class BlockDevice(BackendDevice):
                     worker=worker,
                     threads=self._threads,
                     failed=self.fail,
+                    crashed=self.crash,
+                    legacy=legacy,
                 )
             except HypercallError as error:
                 raise DeviceError(error.errno, f"mapping ring-ref, port {place.untrusted_port}: {error.reason}") from None
             self._rings.append(ring)
+        self.inheritance = None
         self._sectors = self._image.sectors()
         self.publish(sectors=self._sectors, info=self._info(), sector_size=SECTOR, physical_sector_size=SECTOR)
         self._watch_size()
@@ -100,8 +111,12 @@ class BlockDevice(BackendDevice):
             self._size_timer.cancel()
             self._size_timer = None
         while self._rings:
-            await self._rings[-1].close()
-            self._rings.pop()
+            await self._rings[0].close()
+            self._legacy.append(self._rings.pop(0).legacy())
+
+    def legacy(self) -> object | None:
+        """See ``BackendDevice``."""
+        return self.inheritance or tuple(self._legacy) or None
 
     async def release(self) -> None:
         """Close the image."""

@@ -11,98 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pyxen.abi.io.blkif import (
-    BLKIF_OP_DISCARD,
-    BLKIF_OP_FLUSH_DISKCACHE,
-    BLKIF_OP_READ,
-    BLKIF_OP_WRITE_BARRIER,
-    BLKIF_RSP_EOPNOTSUPP,
-    BLKIF_RSP_ERROR,
-    BLKIF_RSP_OKAY,
-)
+from pyxen.abi.io.blkif import BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR
 from pyxen.backends import block_request
-from pyxen.backends.block_image import BlockImage
 from pyxen.backends.block_request import BadRequest, BlockRequest, UnknownOperation
+from pyxen.backends.block_worker import BlockWorker
 from pyxen.backends.device import DeviceError
 from pyxen.backends.granted_pages import GrantedPages
-from pyxen.backends.ring import BackRing, RingError
+from pyxen.backends.ring import BackRing, RingError, RingPosition
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 
 _logger = logging.getLogger(__name__)
-
-
-class BlockWorker:
-    """Does what requests ask for. Called on any thread, for any ring of the disk."""
-
-    def __init__(self, name: str, image: BlockImage) -> None:
-        self._name = name
-        self._image = image
-        self._told: set[int | None] = set()
-
-    def perform(self, request: BlockRequest, pages: GrantedPages) -> int:
-        """-> BLKIF_RSP_*."""
-        try:
-            self._perform(request, pages)
-        except UnknownOperation:
-            return BLKIF_RSP_EOPNOTSUPP
-        except (BadRequest, HypercallError) as refusal:
-            _logger.debug("%s: bad request: %s", self._name, refusal)
-            return BLKIF_RSP_ERROR
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return BLKIF_RSP_EOPNOTSUPP
-            self._tell(error)
-            return BLKIF_RSP_ERROR
-        except Exception:
-            # Ours; but the guest must have its answer.
-            _logger.exception("%s: request failed", self._name)
-            return BLKIF_RSP_ERROR
-        return BLKIF_RSP_OKAY
-
-    def _perform(self, request: BlockRequest, pages: GrantedPages) -> None:
-        image = self._image
-        if request.operation == BLKIF_OP_FLUSH_DISKCACHE:
-            image.flush()
-        elif request.operation == BLKIF_OP_READ:
-            self._transfer(request, pages)
-        elif not image.writable:
-            raise BadRequest("the disk is read-only")
-        elif request.operation == BLKIF_OP_DISCARD:
-            sectors = request.untrusted_sectors
-            image.discard(*block_request.check_range(request.untrusted_sector, sectors, image.sectors()))
-        elif request.operation == BLKIF_OP_WRITE_BARRIER:
-            image.flush()
-            if request.segment_count:
-                self._transfer(request, pages)
-                image.flush()
-        else:
-            self._transfer(request, pages)
-
-    def _transfer(self, request: BlockRequest, pages: GrantedPages) -> None:
-        segments = block_request.check_segments(self._segments(request, pages))
-        sectors = block_request.total_bytes(segments) // 512
-        offset, _ = block_request.check_range(request.untrusted_sector, sectors, self._image.sectors())
-        reading = request.operation == BLKIF_OP_READ
-        with pages.mapped([segment.reference for segment in segments], writable=reading) as views:
-            buffers = [view[segment.start : segment.end] for view, segment in zip(views, segments, strict=True)]
-            if reading:
-                self._image.read(buffers, offset)
-            else:
-                self._image.write(buffers, offset)
-
-    @staticmethod
-    def _segments(request: BlockRequest, pages: GrantedPages) -> bytes:
-        """The segments' descriptors, copied once: the guest may change its pages at any time."""
-        if not request.untrusted_indirect:
-            return request.untrusted_segments
-        with pages.mapped(request.untrusted_indirect, writable=False) as views:
-            return b"".join(views)[: request.segment_count * block_request.SEGMENT_BYTES]
-
-    def _tell(self, error: OSError) -> None:
-        """Once for each kind of fault: a guest that tries again and again must not fill the log."""
-        if error.errno not in self._told:
-            self._told.add(error.errno)
-            _logger.error("%s: %s: %s; the guest gets an I/O error", self._name, self._image.path, error.strerror)
 
 
 @dataclass(frozen=True)
@@ -111,6 +29,15 @@ class RingPlace:
 
     untrusted_references: tuple[int, ...]
     untrusted_port: int
+
+
+@dataclass(frozen=True)
+class RingLegacy:
+    """What a ring leaves to the one that goes on with the same frontend: requests are done again, which does no harm, since the frontend
+    leaves their pages and sectors alone until it has an answer."""
+
+    position: RingPosition
+    unanswered: tuple[bytes, ...]  #: the requests' slots, in their order
 
 
 class BlockRing:
@@ -126,8 +53,11 @@ class BlockRing:
         worker: BlockWorker,
         threads: ThreadPoolExecutor,
         failed: Callable[[DeviceError], None],
+        crashed: Callable[[Exception], None],
+        legacy: RingLegacy | None = None,
     ) -> None:
-        """Raises ``HypercallError`` for a place that is not granted; then nothing is held."""
+        """``failed``: told when the frontend breaks the protocol; ``crashed``: when we do. Then the ring does nothing more.
+        Raises ``HypercallError`` for a place that is not granted; then nothing is held."""
         self._dom0 = dom0
         self._domid = domid
         self._references = place.untrusted_references
@@ -135,8 +65,13 @@ class BlockRing:
         self._worker = worker
         self._threads = threads
         self._failed = failed
-        self._pending: deque[BlockRequest] = deque()
-        self._finished: deque[tuple[BlockRequest, int]] = deque()
+        self._crashed = crashed
+        #: The slots of all requests that were taken and not answered, by a running number.
+        self._unanswered: dict[int, bytes] = {}
+        self._last_number = 0
+        self._unpushed: list[int] = []
+        self._pending: deque[tuple[int, BlockRequest]] = deque()
+        self._finished: deque[tuple[int, BlockRequest, int]] = deque()
         self._running = 0
         self._barrier_runs = False
         self._turn_is_due = False
@@ -146,15 +81,20 @@ class BlockRing:
         with contextlib.ExitStack() as undo:
             ring_pages = dom0.map_grants(domid, self._references, writable=True)
             undo.callback(dom0.unmap_grants, domid, self._references)
-            self._ring = BackRing(ring_pages, block_request.SLOT_BYTES)
+            self._ring = BackRing(ring_pages, block_request.SLOT_BYTES, legacy.position if legacy else None)
             self._pages = GrantedPages(dom0, domid, persistent=persistent)
             self._port = dom0.bind_interdomain(domid, place.untrusted_port, self._event)
             undo.pop_all()
+        self._inherited = legacy.unanswered if legacy else ()
         # What the frontend asked for before we were bound, and no event will tell.
         self._event()
 
+    def legacy(self) -> RingLegacy:
+        """For a ring that goes on where this one was closed."""
+        return RingLegacy(self._ring.position, (*self._unanswered.values(), *self._inherited))
+
     async def close(self) -> None:
-        """Let what runs come to its end, and let go of the guest."""
+        """Let what runs come to its end, answer nothing more, and let go of the guest."""
         self._closed = True
         self._pending.clear()
         with contextlib.suppress(HypercallError):
@@ -174,57 +114,76 @@ class BlockRing:
 
     def _turn(self) -> None:
         self._turn_is_due = False
-        self._answer_finished()
-        if self._closed:
-            return
         try:
-            while True:
-                for slot in self._ring.take():
-                    self._accept(slot)
-                if not self._ring.more_requests():
-                    break
+            self._answer_finished()
+            if not self._closed:
+                self._take_requests()
+                self._start_pending()
+                self._push()
         except RingError as error:
             self._closed = True
             self._failed(DeviceError(errno.EINVAL, str(error)))
-            return
-        self._start_pending()
-        self._push()
+        except Exception as error:
+            self._closed = True
+            self._answer_finished()
+            self._crashed(error)
+
+    def _take_requests(self) -> None:
+        while self._inherited:
+            self._accept(self._inherited[0])
+            self._inherited = self._inherited[1:]
+        while True:
+            for slot in self._ring.take():
+                self._accept(slot)
+            if not self._ring.more_requests():
+                return
 
     def _accept(self, slot: bytes) -> None:
+        self._last_number += 1
+        number = self._last_number
+        self._unanswered[number] = slot
         try:
-            self._pending.append(block_request.parse(slot))
+            self._pending.append((number, block_request.parse(slot)))
         except UnknownOperation:
-            self._ring.put(block_request.identify(slot).response(BLKIF_RSP_EOPNOTSUPP))
+            self._answer(number, block_request.identify(slot), BLKIF_RSP_EOPNOTSUPP)
         except BadRequest as error:
             _logger.debug("domain %d: bad request: %s", self._domid, error)
-            self._ring.put(block_request.identify(slot).response(BLKIF_RSP_ERROR))
+            self._answer(number, block_request.identify(slot), BLKIF_RSP_ERROR)
 
     def _start_pending(self) -> None:
         """A barrier waits for all before it, and all after it wait for it."""
-        while self._pending and not self._barrier_runs and not (self._pending[0].is_barrier and self._running):
-            request = self._pending.popleft()
+        while self._pending and not self._barrier_runs and not (self._pending[0][1].is_barrier and self._running):
+            number, request = self._pending.popleft()
             self._barrier_runs = request.is_barrier
             self._running += 1
             self._drained.clear()
-            self._threads.submit(self._serve, request)
+            self._threads.submit(self._serve, number, request)
 
-    def _serve(self, request: BlockRequest) -> None:
+    def _serve(self, number: int, request: BlockRequest) -> None:
         """On a worker thread."""
-        self._finished.append((request, self._worker.perform(request, self._pages)))
+        self._finished.append((number, request, self._worker.perform(request, self._pages)))
         self._event()
 
     def _answer_finished(self) -> None:
         while self._finished:
-            request, status = self._finished.popleft()
+            number, request, status = self._finished.popleft()
             self._running -= 1
             if request.is_barrier:
                 self._barrier_runs = False
             if not self._closed:
-                self._ring.put(request.response(status))
+                self._answer(number, request, status)
         if not self._running:
             self._drained.set()
 
+    def _answer(self, number: int, request: BlockRequest, status: int) -> None:
+        self._ring.put(request.response(status))
+        self._unpushed.append(number)
+
     def _push(self) -> None:
-        if self._ring.push():
+        wants_event = self._ring.push()
+        for number in self._unpushed:
+            del self._unanswered[number]
+        self._unpushed.clear()
+        if wants_event:
             with contextlib.suppress(HypercallError):  # the guest closed its port, or dies
                 self._dom0.notify(self._port)

@@ -85,10 +85,15 @@ class BackendDevice(ABC):
         self.dom0, self.store, self.loop, self.helpers = surroundings.dom0, surroundings.store, surroundings.loop, surroundings.helpers
         self._frontend = self.store.get(f"{address.backend_path}/frontend")
         self.finished = False  #: it holds nothing any more; its folder in the store waits for the toolstack
+        #: What to do when the backend itself has failed; the bus starts the device anew.
+        self.on_crash: Callable[[Exception], None] = lambda error: self.fail(DeviceError(errno.EIO, f"internal error: {error!r}"))
+        #: What a device that was restarted left for this one (``legacy``); None for one that begins.
+        self.inheritance: object | None = None
         self._connected = False
         self._fault: DeviceError | None = None
         self._changed = asyncio.Event()
         self._stop_watches: list[Callable[[], None]] = []
+        self._ending = asyncio.Lock()
         self._task = self.loop.create_task(self._live())
 
     # -- what a protocol does -----------------------------------------------------------------------------------------
@@ -109,6 +114,12 @@ class BackendDevice(ABC):
     @abstractmethod
     async def release(self) -> None:
         """Give back what ``open`` got, as far as it came. May be called again."""
+
+    def legacy(self) -> object | None:
+        """After ``disconnect``: what a new device of this address needs to go on with the same frontend, which knows of nothing, as if
+        nothing had been; it finds that as its ``inheritance`` when it connects. For rings: where they were, and what was taken off them
+        and not answered."""
+        return None
 
     # -- what a protocol uses -----------------------------------------------------------------------------------------
     def backend_value(self, name: str, default: str = "") -> str:
@@ -144,21 +155,33 @@ class BackendDevice(ABC):
         self._fault = self._fault or error
         self._changed.set()
 
+    def crash(self, error: Exception) -> None:
+        """The backend has failed, by no fault of the frontend: have the device restarted. In the loop's thread."""
+        _logger.error("%s: internal error", self.address, exc_info=error)
+        self.on_crash(error)
+
     def announce_change(self) -> None:
         """Have a connected frontend read the backend's entries again (a disk's size)."""
         if self._own_state() == XenbusStateConnected:
             self._write_if_present("state", str(XenbusStateConnected))
 
+    async def abandon(self) -> object | None:
+        """Stop without a word to the frontend, and without answering what it has asked for. When it returns, nothing of the guest is
+        held. -> ``legacy``."""
+        async with self._ending:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            for stop in self._stop_watches:
+                stop()
+            self._stop_watches.clear()
+            await self._disconnect()
+            await self.release()
+            return self.legacy()
+
     async def close(self) -> None:
-        """Disconnect and release; when it returns, nothing of the guest is held."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        for stop in self._stop_watches:
-            stop()
-        self._stop_watches.clear()
-        await self._disconnect()
-        await self.release()
+        """The device is no more. When it returns, nothing of the guest is held."""
+        await self.abandon()
         remove_with_empty_folders(self.store, self.address.error_path)
 
     # -- the state machine --------------------------------------------------------------------------------------------
@@ -173,7 +196,8 @@ class BackendDevice(ABC):
             await self._refuse(f"internal error: {type(error).__name__}: {error}; details are in the host's log")
             return
         self._write_if_present("hotplug-status", "connected")
-        self._switch(XenbusStateInitWait)
+        if self._own_state() == XenbusStateInitialising:
+            self._switch(XenbusStateInitWait)
         for path in (f"{self._frontend}/state", f"{self.address.backend_path}/online"):
             self._stop_watches.append(self.store.watch(path, str(self.address), lambda _path, _token: self._changed.set()))
         while not self.finished:
@@ -184,8 +208,7 @@ class BackendDevice(ABC):
             except DeviceError as error:
                 await self._give_up(error)
             except Exception as error:
-                _logger.exception("%s: internal error", self.address)
-                await self._give_up(DeviceError(errno.EIO, f"internal error: {type(error).__name__}"))
+                self.crash(error)
 
     async def _refuse(self, reason: str) -> None:
         """There will be no device: tell the toolstack, as the hotplug scripts of Xen do."""
@@ -207,7 +230,8 @@ class BackendDevice(ABC):
                 if self._is_online():
                     self._switch(XenbusStateInitWait)
         elif frontend in (XenbusStateInitialised, XenbusStateConnected, XenbusStateReconfigured):
-            if own == XenbusStateInitWait and not self._connected:
+            # Connected, and we are not: the device was restarted, and its frontend knows of nothing.
+            if own in (XenbusStateInitWait, XenbusStateConnected) and not self._connected:
                 await self._connect()
         elif frontend == XenbusStateClosing:
             if own != XenbusStateClosed:

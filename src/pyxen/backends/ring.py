@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from pyxen.abi.io.ring import CONST_RING_SIZE, sring
 
@@ -19,6 +20,14 @@ class RingError(Exception):
     """The frontend's producer index makes no sense; the frontend is at fault."""
 
 
+@dataclass(frozen=True)
+class RingPosition:
+    """How far a backend has got in a ring."""
+
+    request_consumer: int
+    response_producer: int  #: as the frontend sees it
+
+
 class BackRing:
     """Takes requests and puts responses. The pages are the frontend's to scribble on: its index is checked at each use, a request is
     copied out once, and the backend's own indexes are kept here and only ever written there.
@@ -27,15 +36,23 @@ class BackRing:
     Belongs to one thread.
     """
 
-    def __init__(self, pages: Sequence[memoryview], slot_bytes: int) -> None:
+    def __init__(self, pages: Sequence[memoryview], slot_bytes: int, position: RingPosition | None = None) -> None:
+        """``position``: where an earlier ``BackRing`` of the same pages was, whose owner also has what was taken and not answered."""
         self._pages = pages
         self._header = pages[0][:_HEADER_BYTES].cast("I")
         self._slot_bytes = slot_bytes
         self.slots = CONST_RING_SIZE(slot_bytes, len(pages) * _PAGE_BYTES)
         # A frontend that was connected to another backend before goes on where that one stopped (RING_ATTACH).
-        self._response_producer = self._request_consumer = self._header[_RSP_PROD]
+        responses: int = self._header[_RSP_PROD]
+        start = position or RingPosition(responses, responses)
+        self._request_consumer, self._response_producer = start.request_consumer, start.response_producer
         self._unpushed = 0
         self._fence = threading.Lock()
+
+    @property
+    def position(self) -> RingPosition:
+        """Responses that were not pushed do not count."""
+        return RingPosition(self._request_consumer, self._response_producer)
 
     def take(self) -> Iterator[bytes]:
         """The requests that are there, each copied out of the ring. Raises ``RingError``."""

@@ -16,7 +16,19 @@ from pyxen.cli.console_session import ConsoleEnd
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE, CommandFailed
 from pyxen.cli.guest_run import created_guest
 from pyxen.host.client import connect
-from pyxen.host.protocol import HOST_LOGS, HOST_STATUS, HOST_STOP, ErrorKind, HostError, LogRequest, Nothing
+from pyxen.host.protocol import (
+    BACKEND_RESTART,
+    DOMAIN_RESOLVE,
+    HOST_LOGS,
+    HOST_STATUS,
+    HOST_STOP,
+    BackendRestartRequest,
+    ErrorKind,
+    HostError,
+    Identifier,
+    LogRequest,
+    Nothing,
+)
 from pyxen.host.runtime_directory import RuntimeDirectory
 
 _INTERRUPTED = 130
@@ -25,6 +37,8 @@ _NOT_RUNNING = 3  #: as `service status` says it
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The host process: the hypervisor, Domain 0 and all guests.")
 app.add_typer(host_app, name="host")
+backend_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The drivers in Domain 0.")
+app.add_typer(backend_app, name="backend")
 
 
 @app.callback()
@@ -89,6 +103,18 @@ def trace(
 
     with connect() as client:
         return run_trace(client, domain, kind or [], call or [], as_json=as_json)
+
+
+@backend_app.command("restart")
+def restart_backend(
+    domain: Annotated[str, typer.Argument(help="Name or id.")],
+    device: Annotated[str, typer.Argument(help="A disk (xvda), an interface (vif0), or class and number (vbd/51712).")],
+) -> int:
+    """Throw away what serves a device of a guest, and start it anew. The guest's I/O goes on; nothing that it has asked for is lost."""
+    with connect(start=False) as client:
+        found = client.call(DOMAIN_RESOLVE, Identifier(domain))
+        client.call(BACKEND_RESTART, BackendRestartRequest(found.domid, device))
+    return EXIT_SUCCESS
 
 
 @host_app.command()

@@ -128,6 +128,7 @@ class HostProcess:
         undo.callback(consoles.close)
         disks = block_backend(Surroundings(dom0, local_store, loop, self._helpers))
         undo.push_async_callback(disks.close)
+        self._backends = {"vbd": disks}
         toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), self._runtime.dumps)
         toolstack.start()
         return toolstack, Inventory(dom0, toolstack.registry, store)
@@ -135,7 +136,8 @@ class HostProcess:
     def _control_server(self, toolstack: Toolstack, inventory: Inventory) -> ControlServer:
         hypervisor = self._hypervisor
         table = MethodTable()
-        HostService(hypervisor.dom0, toolstack, inventory, TraceStreams(hypervisor.hooks), hypervisor.engine.name).register(table)
+        traces = TraceStreams(hypervisor.hooks)
+        HostService(hypervisor.dom0, toolstack, inventory, self._backends, traces, hypervisor.engine.name).register(table)
         table.call(protocol.HOST_STATUS, self._status)
         table.call(protocol.HOST_STOP, self._stop)
         table.call(protocol.HOST_LOGS, self._logs)

@@ -477,6 +477,14 @@ class BlockDeviceList:
     devices: list[BlockDevice]
 
 
+@dataclass(frozen=True)
+class BackendRestartRequest:
+    """A device whose backend is to be started anew."""
+
+    domid: int
+    device: str  #: a disk's name or number ("xvda"), "vif0", or its class and number ("vbd/51712", "vif/0")
+
+
 # -- the table -------------------------------------------------------------------------------------------------------------
 
 
@@ -542,6 +550,8 @@ BLOCK_ATTACH = Method("block.attach", BlockAttachRequest, Nothing)
 #: Answers when the guest has given the disk back.
 BLOCK_DETACH = Method("block.detach", BlockDetachRequest, Nothing)
 BLOCK_LIST = Method("block.list", DomainId, BlockDeviceList)
+#: Answers when the old backend holds nothing of the guest any more and the new one has begun.
+BACKEND_RESTART = Method("backend.restart", BackendRestartRequest, Nothing)
 
 #: Ends when the traced domain is destroyed; never for all domains.
 TRACE_SUBSCRIBE = StreamMethod("trace.subscribe", TraceRequest, TraceEvent, Nothing)

@@ -7,9 +7,10 @@ import contextlib
 import dataclasses
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from pyxen.backends.xenbus import BackendBus
 from pyxen.host import protocol as p
 from pyxen.host.control_server import MethodTable, ProgressReport
 from pyxen.host.trace_stream import TraceStreams
@@ -18,6 +19,7 @@ from pyxen.toolstack import libxl_json, names
 from pyxen.toolstack.configuration import ConfigError, ConfigWarning, DomainConfig, Settings, parse
 from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.creation import with_absolute_paths
+from pyxen.toolstack.devices.device_names import class_and_number
 from pyxen.toolstack.domain_record import DomainRecord, LifeState
 from pyxen.toolstack.errors import ToolstackError
 from pyxen.toolstack.file_paths import absolute_path
@@ -59,8 +61,18 @@ def describe_fault(error: Exception) -> p.HostError:
 class HostService:
     """Serves all methods but ``host.*``, which the process itself serves."""
 
-    def __init__(self, dom0: Dom0Hypercalls, toolstack: Toolstack, inventory: Inventory, traces: TraceStreams, engine: str) -> None:
+    def __init__(
+        self,
+        dom0: Dom0Hypercalls,
+        toolstack: Toolstack,
+        inventory: Inventory,
+        backends: Mapping[str, BackendBus],
+        traces: TraceStreams,
+        engine: str,
+    ) -> None:
+        """``backends``: those of the embedded Domain 0, by the class of their devices ("vbd")."""
         self._dom0 = dom0
+        self._backends = backends
         self._toolstack = toolstack
         self._inventory = inventory
         self._traces = traces
@@ -79,6 +91,7 @@ class HostService:
         table.call(p.BLOCK_ATTACH, self._block_attach)
         table.call(p.BLOCK_DETACH, self._block_detach)
         table.call(p.BLOCK_LIST, self._block_list)
+        table.call(p.BACKEND_RESTART, self._backend_restart)
         table.stream(p.TRACE_SUBSCRIBE, self._traces.follow)
 
     def _register_domains(self, table: MethodTable) -> None:
@@ -292,6 +305,17 @@ class HostService:
 
     async def _block_list(self, request: p.DomainId) -> p.BlockDeviceList:
         return p.BlockDeviceList([p.BlockDevice(**dataclasses.asdict(disk)) for disk in self._toolstack.disks(request.domid)])
+
+    async def _backend_restart(self, request: p.BackendRestartRequest) -> p.Nothing:
+        self._toolstack.registry.get(request.domid)
+        try:
+            kind, devid = class_and_number(request.device)
+            await self._backends[kind].restart(request.domid, devid)
+        except ValueError as error:
+            raise p.HostError(str(error), p.ErrorKind.INVALID) from None
+        except KeyError:
+            raise p.HostError(f"domain {request.domid} has no device {request.device}", p.ErrorKind.NOT_FOUND) from None
+        return p.Nothing()
 
     # -- console ------------------------------------------------------------------------------------------------------------
     async def _console_path(self, request: p.DomainId) -> p.ConsolePath:
