@@ -113,6 +113,8 @@ class Dom0:
             domain.pause()
             for vcpu in domain.vcpus:
                 self._hypervisor.stop_briefly(vcpu, None)
+                # Its thread would account for it a little later; who asked for the pause sees its time stand still from now on.
+                vcpu.update_runstate()
             domain.publish("paused")
 
     def unpause_domain(self, domid: int) -> None:
