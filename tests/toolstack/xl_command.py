@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,19 @@ def xl(*arguments: str, cwd: Path | None = None, text: str = "") -> str:
 def spawn(program: str, *arguments: str, cwd: Path | None = None) -> pexpect.spawn:
     """Start a command on a terminal."""
     return pexpect.spawn(
-        sys.executable, _command(program, arguments)[1:], env=_environment(), cwd=cwd, timeout=TIMEOUT, dimensions=(24, 200)
+        sys.executable,
+        _command(program, arguments)[1:],
+        env=_environment(),
+        cwd=cwd,
+        timeout=TIMEOUT,
+        dimensions=(24, 200),
+        preexec_fn=_hear_interrupts,
     )
+
+
+def _hear_interrupts() -> None:
+    """As a shell starts a command in the foreground. The tests may run in the background, and inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def exit_status(child: pexpect.spawn) -> int | None:

@@ -38,6 +38,9 @@ _SERVER_FEATURES = _INTERFACE.server_features.offset // 4
 _CONNECTION = _INTERFACE.connection.offset // 4
 _ERROR = _INTERFACE.error.offset // 4
 
+#: Seconds after which an index that a processor has stored is visible to every other one, many times over.
+SECOND_LOOK_S = 0.01
+
 _barrier = threading.Lock()
 
 
@@ -81,6 +84,7 @@ class RingConnection(Connection):
         self._moved = False  #: an index changed in this turn
         self._rate = RequestRate(daemon.scheduler.time())
         self._waiting_for_credit = False
+        self._looks_again = False  #: a second look at a full ring is due, or was had
 
     def attach(self, link: GuestLink) -> None:
         """Start to use a page and event channel. The page starts empty; the guest is told that the store is there."""
@@ -162,8 +166,21 @@ class RingConnection(Connection):
                 self._partial = self._take_output() or b""
             sent = self._put(self._partial)
             self._partial = self._partial[sent:]
-            if self._partial:
+            if sent:
+                self._looks_again = False
+            else:
+                self._wait_for_room()
                 return
+
+    def _wait_for_room(self) -> None:
+        """The ring was full when we looked after our last word in it, so a guest that reads now finds it full and tells us. Only a ring
+        that was found full counts: one that we have just filled up by what we knew of the guest's index need never have been full to it.
+
+        Linux's xb_read has no barrier between its index and its look at ours: what it just read may still be on its way to us, and it may
+        not tell. One more look when its processor has surely written it settles that."""
+        if not self._looks_again:
+            self._looks_again = True
+            self.daemon.scheduler.call_later(SECOND_LOOK_S, self.turn)
 
     def _put(self, data: bytes) -> int:
         """Copy as much as fits into the response ring. -> bytes copied."""
@@ -204,6 +221,7 @@ class RingConnection(Connection):
         """Drop everything that is open or under way."""
         super().reset()
         self._partial = b""
+        self._looks_again = False
 
     def _ignore(self, error: int) -> None:
         """Stop talking to the guest, and say why in the page."""

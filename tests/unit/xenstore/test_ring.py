@@ -6,7 +6,7 @@ import pytest
 
 from pyxen.abi.io import xs_wire
 from pyxen.xenstore.client import REQUESTS_PER_TURN
-from pyxen.xenstore.ring import RequestRate
+from pyxen.xenstore.ring import SECOND_LOOK_S, RequestRate, RingConnection
 from pyxen.xenstore.store import Store
 from pyxen.xenstore.wire import pack
 from tests.unit.xenstore.simulated_guest import RING, SimulatedGuest, World
@@ -88,6 +88,51 @@ class TestTransport:
         assert world.daemon.guests[1].connection.outstanding == world.daemon.quotas.outstanding
         guest.take()
         assert world.daemon.guests[1].connection.outstanding == 0
+
+
+class TestRoomInTheResponseRing:
+    """Linux's xb_read tells the store only when it has read from a ring that was full."""
+
+    @staticmethod
+    def queue_events(world: World, guest: SimulatedGuest, store: Store, number: int) -> None:
+        guest.do(xs_wire.XS_WATCH, "/public", "T")
+        guest.new_events()
+        for index in range(number):
+            store.write(f"/public/{index}", "", perms=["r0"])
+
+    def test_a_guest_that_reads_while_the_store_writes_need_not_tell(
+        self, world: World, guest: SimulatedGuest, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The store fills what it took for room while the guest takes out what was there before: the ring was never full to the guest."""
+        interface = guest.interface
+        put = RingConnection._put
+
+        def put_while_the_guest_reads(connection: RingConnection, data: bytes) -> int:
+            there = interface.rsp_prod
+            sent = put(connection, data)
+            while sent < len(data) and interface.rsp_cons != there:
+                guest.inbox.append(interface.rsp[interface.rsp_cons % RING])
+                interface.rsp_cons += 1
+            return sent
+
+        self.queue_events(world, guest, store, 300)
+        monkeypatch.setattr(RingConnection, "_put", put_while_the_guest_reads)
+        world.loop.run()
+        assert interface.rsp_prod - interface.rsp_cons == RING or not world.daemon.guests[1].connection.memory
+
+    def test_a_second_look_at_a_full_ring(self, world: World, guest: SimulatedGuest, store: Store) -> None:
+        self.queue_events(world, guest, store, 300)
+        world.loop.run()
+        guest.interface.rsp_cons = guest.interface.rsp_prod
+        before = guest.interface.rsp_prod
+        world.loop.advance(SECOND_LOOK_S)
+        assert guest.interface.rsp_prod == before + RING
+
+    def test_a_guest_that_never_reads_is_not_polled(self, world: World, guest: SimulatedGuest, store: Store) -> None:
+        self.queue_events(world, guest, store, 300)
+        world.loop.run()
+        world.loop.advance(SECOND_LOOK_S)
+        assert world.loop.timers == 0
 
 
 class TestFairness:
