@@ -15,7 +15,7 @@ import typer
 from pyxen.cli.console_session import ConsoleEnd
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE, CommandFailed
 from pyxen.cli.guest_run import created_guest
-from pyxen.host.client import connect
+from pyxen.host.client import Client, connect
 from pyxen.host.protocol import (
     BACKEND_RESTART,
     DOMAIN_RESOLVE,
@@ -117,19 +117,27 @@ def restart_backend(
     return EXIT_SUCCESS
 
 
-@host_app.command()
-def start(memory: Annotated[int | None, typer.Option(min=16, help="Machine memory in MiB.")] = None) -> int:
-    """Start the host process. Any command that needs it does so too."""
+def _running_host() -> Client | None:
+    """The host of this run-time folder; None if there is none."""
     try:
-        with connect(start=False) as client:
-            status = client.call(HOST_STATUS, Nothing())
-            if memory is not None and memory << 20 != status.memory_bytes:
-                raise CommandFailed(f"a host with {status.memory_bytes >> 20} MiB runs already; stop it first: pyxen host stop")
-            print(f"running already, process {status.pid}")
-            return EXIT_SUCCESS
+        return connect(start=False)
     except HostError as error:
         if error.kind is not ErrorKind.HOST:
             raise
+        return None
+
+
+@host_app.command()
+def start(memory: Annotated[int | None, typer.Option(min=16, help="Machine memory in MiB.")] = None) -> int:
+    """Start the host process. Any command that needs it does so too."""
+    client = _running_host()
+    if client is not None:
+        with client:
+            status = client.call(HOST_STATUS, Nothing())
+        if memory is not None and memory << 20 != status.memory_bytes:
+            raise CommandFailed(f"a host with {status.memory_bytes >> 20} MiB runs already; stop it first: pyxen host stop")
+        print(f"running already, process {status.pid}")
+        return EXIT_SUCCESS
     with connect(memory_bytes=None if memory is None else memory << 20) as client:
         print(f"started, process {client.call(HOST_STATUS, Nothing()).pid}")
     return EXIT_SUCCESS
@@ -138,11 +146,8 @@ def start(memory: Annotated[int | None, typer.Option(min=16, help="Machine memor
 @host_app.command()
 def stop() -> int:
     """Stop the host process. Its guests end with it."""
-    try:
-        client = connect(start=False)
-    except HostError as error:
-        if error.kind is not ErrorKind.HOST:
-            raise
+    client = _running_host()
+    if client is None:
         print("not running")
         return EXIT_SUCCESS
     with client:
@@ -155,11 +160,8 @@ def stop() -> int:
 @host_app.command()
 def status() -> int:
     """Show the host process. The exit status is 0 if it runs, 3 if not."""
-    try:
-        client = connect(start=False)
-    except HostError as error:
-        if error.kind is not ErrorKind.HOST:
-            raise
+    client = _running_host()
+    if client is None:
         print("not running")
         return _NOT_RUNNING
     with client:
@@ -181,13 +183,11 @@ def status() -> int:
 @host_app.command()
 def logs(lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="The last so many lines; 0: all.")] = 200) -> int:
     """Show the host process's log, also that of one that has ended."""
-    try:
-        with connect(start=False) as client:
+    client = _running_host()
+    if client is not None:
+        with client:
             print(client.call(HOST_LOGS, LogRequest(lines)).text, end="")
-            return EXIT_SUCCESS
-    except HostError as error:
-        if error.kind is not ErrorKind.HOST:
-            raise
+        return EXIT_SUCCESS
     path = RuntimeDirectory().host_log
     try:
         with path.open(encoding="utf-8", errors="replace") as log:
