@@ -82,6 +82,7 @@ class BlockRing:
             ring_pages = dom0.map_grants(domid, self._references, writable=True)
             undo.callback(dom0.unmap_grants, domid, self._references)
             self._ring = BackRing(ring_pages, block_request.SLOT_BYTES, legacy.position if legacy else None)
+            undo.callback(self._ring.release)
             self._pages = GrantedPages(dom0, domid, persistent=persistent)
             self._port = dom0.bind_interdomain(domid, place.untrusted_port, self._event)
             undo.pop_all()

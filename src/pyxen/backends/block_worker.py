@@ -77,10 +77,15 @@ class BlockWorker:
         reading = request.operation == BLKIF_OP_READ
         with pages.mapped([segment.reference for segment in segments], writable=reading) as views:
             buffers = [view[segment.start : segment.end] for view, segment in zip(views, segments, strict=True)]
-            if reading:
-                self._image.read(buffers, offset)
-            else:
-                self._image.write(buffers, offset)
+            try:
+                if reading:
+                    self._image.read(buffers, offset)
+                else:
+                    self._image.write(buffers, offset)
+            finally:
+                # Before the pages are unmapped: whatever was derived from their views would keep them in use.
+                for buffer in buffers:
+                    buffer.release()
 
     @staticmethod
     def _segments(request: BlockRequest, pages: GrantedPages) -> bytes:

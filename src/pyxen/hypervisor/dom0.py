@@ -27,6 +27,7 @@ from pyxen.hypervisor.dom0_interface import (
 )
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import L4
+from pyxen.hypervisor.frame_views import FrameViews
 from pyxen.hypervisor.grant_device import GrantDevice
 from pyxen.hypervisor.machine_memory import Frames
 from pyxen.hypervisor.xen_version import VERSION
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 MAX_VCPUS = 16
-JOIN_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 1.0
 
 
 class Dom0:
@@ -46,7 +47,8 @@ class Dom0:
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
         self._lock = hypervisor.lock
-        self._grants = GrantDevice(hypervisor)
+        self._views = FrameViews(hypervisor)
+        self._grants = GrantDevice(hypervisor, self._views)
         self._affinity: dict[tuple[int, int], tuple[frozenset[int] | None, frozenset[int] | None]] = {}
 
     @contextmanager
@@ -56,6 +58,14 @@ class Dom0:
             domain = self._hypervisor.domain(domid)
             if not domid:
                 raise HypercallError(errno.EINVAL, "Domain 0 can't do that to itself")
+            yield domain
+
+    @contextmanager
+    def _living_guest(self, domid: int) -> Iterator[Domain]:
+        """As ``_guest``; EINVAL for a domain that is dying."""
+        with self._guest(domid) as domain:
+            if domain.dying:
+                raise HypercallError(errno.EINVAL, f"domain {domid} is dying")
             yield domain
 
     # -- domctl --------------------------------------------------------------------------------------------------------
@@ -84,58 +94,55 @@ class Dom0:
             return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, limits).domid
 
     def destroy_domain(self, domid: int) -> None:
-        """XEN_DOMCTL_destroydomain. Waits for the vCPU threads outside the lock: they need it to end."""
+        """XEN_DOMCTL_destroydomain. A vCPU thread that does not end soon is left behind with the domain, dying, and does the rest when it
+        ends: its memory can't be given to others before."""
         with self._guest(domid) as domain:
-            if domain.stopped:
+            if domain.stopped or domain.abandoned:
                 return
             domain.dying = True
             domain.kick_all()
-            threads = [vcpu.thread for vcpu in domain.vcpus if vcpu.thread is not None]
-        for thread in threads:
-            thread.join(JOIN_TIMEOUT_S)
-            if thread.is_alive():
-                self._hypervisor.log(f"d{domid}: {thread.name} does not stop; its memory stays in use")
-                raise HypercallError(errno.EBUSY, f"a vCPU of domain {domid} does not stop")
-        with self._lock:
-            while domain.exclusive:
-                domain.exclusive_done.wait()
-            for vcpu in domain.vcpus:
-                if vcpu.thread is None:
-                    vcpu.cpu.close()
             self._affinity = {key: value for key, value in self._affinity.items() if key[0] != domid}
-            domain.stopped = True
-            domain.release_resources()
-            self._hypervisor.finish_if_dead(domain)
+            if not domain.exclusive_done.wait_for(lambda: domain.all_ended, END_TIMEOUT_S):
+                domain.abandoned = True
+                self._hypervisor.log(f"d{domid}: a vCPU does not leave the guest; the domain stays, dying, until it does")
+                return
+            domain.finish_death()
+        for vcpu in domain.vcpus:
+            if vcpu.thread is not None and vcpu.thread is not threading.current_thread():
+                vcpu.thread.join()  # it has ended but for returning
 
     def pause_domain(self, domid: int) -> None:
         """Returns when no vCPU of it executes any more."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             domain.pause()
+        for vcpu in domain.vcpus:
+            self._hypervisor.has_left(vcpu)
+        with self._lock:
+            self._hypervisor.check_stopped(domain)
             for vcpu in domain.vcpus:
-                self._hypervisor.stop_briefly(vcpu, None)
                 # Its thread would account for it a little later; who asked for the pause sees its time stand still from now on.
                 vcpu.update_runstate()
             domain.publish("paused")
 
     def unpause_domain(self, domid: int) -> None:
         """One pause count less."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             domain.unpause()
             domain.publish("unpaused")
 
     def shutdown_domain(self, domid: int, reason: ShutdownReason) -> None:
         """SCHEDOP_remote_shutdown."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             domain.shut_down(reason)
 
     def resume_domain(self, domid: int) -> None:
         """XEN_DOMCTL_resumedomain."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             domain.resume()
 
     def set_max_memory(self, domid: int, pages: int) -> None:
         """XEN_DOMCTL_max_mem."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             if pages < 0:
                 raise HypercallError(errno.EINVAL, f"{pages} pages")
             domain.max_pages = pages
@@ -207,7 +214,7 @@ class Dom0:
         context.ctrlreg[3] = xen_pfn_to_cr3(registers.cr3_mfn)
         context.kernel_ss, context.kernel_sp = 0xE02B, registers.rsp
         context.vm_assist = registers.vm_assist
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             if not 0 <= vcpu < len(domain.vcpus):
                 raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
             target = domain.vcpus[vcpu]
@@ -225,7 +232,7 @@ class Dom0:
     def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None:
         """XEN_DOMCTL_setvcpuaffinity: recorded; the host's scheduler decides until there is one of our own. EINVAL for a CPU that
         is not there."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             if not 0 <= vcpu < len(domain.vcpus):
                 raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
             for wanted in (hard, soft):
@@ -235,7 +242,7 @@ class Dom0:
 
     def send_nmi(self, domid: int, vcpu: int) -> None:
         """An NMI to one vCPU. EINVAL."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             if not 0 <= vcpu < len(domain.vcpus):
                 raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
             domain.vcpus[vcpu].nmi_pending = True
@@ -284,35 +291,40 @@ class Dom0:
     # -- memory --------------------------------------------------------------------------------------------------------
     def populate_physmap(self, domid: int, count: int) -> Frames:
         """XENMEM_populate_physmap for a domain under construction."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             return domain.allocate_frames(count)
 
     def map_foreign(self, domid: int, mfn: int) -> memoryview:
         """A view of one frame of the domain."""
         with self._guest(domid) as domain:
             self._check_owned(domain, mfn)
-            frames, page = self._hypervisor.frames, self._hypervisor.memory.page(mfn)
+            frames = self._hypervisor.frames
             hold = domain.foreign_maps.get(mfn) or FrameHold(mfn)
             try:
                 hold.take(frames, domid, writable=True)
             except HypercallError:
                 hold.take(frames, domid, writable=False)
-                page = page.toreadonly()
             domain.foreign_maps[mfn] = hold
-            return page
+            hold.accesses.append(hold.writable)
+            return self._views.give(mfn, writable=hold.writable)
 
     def unmap_foreign(self, domid: int, mfn: int) -> None:
         """Give one mapping back. EINVAL when there is none."""
         with self._guest(domid) as domain:
             hold = domain.foreign_maps.get(mfn)
-            if hold is None:
+            if hold is None or not hold.accesses:
                 raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is not mapped")
-            if hold.times == 1:
-                del domain.foreign_maps[mfn]
-            if hold.writable:
-                self._hypervisor.note_write(mfn)
-            hold.drop(self._hypervisor.frames)
-            self._hypervisor.finish_if_dead(domain)
+            if self._views.take_back(mfn, lambda: self._drop_foreign(domain, hold), writable=hold.accesses.pop()):
+                self._drop_foreign(domain, hold)
+
+    def _drop_foreign(self, domain: Domain, hold: FrameHold) -> None:
+        """Nothing of a mapping is left."""
+        if hold.times == 1:
+            del domain.foreign_maps[hold.mfn]
+        if hold.writable:
+            self._hypervisor.note_write(hold.mfn)
+        hold.drop(self._hypervisor.frames)
+        self._hypervisor.finish_if_dead(domain)
 
     def _check_owned(self, domain: Domain, mfn: int) -> None:
         memory = self._hypervisor.memory
@@ -331,7 +343,7 @@ class Dom0:
     def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
         """Copy to consecutive frames of the list."""
         pages = -(-len(data) // 4096)
-        with self._guest(domid):
+        with self._living_guest(domid):
             memory = self._hypervisor.memory
             if pages > len(mfns):
                 raise HypercallError(errno.EINVAL, "more data than frames")
@@ -348,7 +360,7 @@ class Dom0:
 
     def set_p2m(self, domid: int, mfns: Frames) -> None:
         """PFN i is frame mfns[i]."""
-        with self._guest(domid):
+        with self._living_guest(domid):
             self._check_all_owned(domid, mfns)
             self._hypervisor.m2p_array[mfns] = np.arange(len(mfns), dtype=np.uint64)
 
@@ -409,7 +421,7 @@ class Dom0:
 
     def set_grant_entry(self, domid: int, reference: int, granted_domid: int, mfn: int) -> None:
         """Seed an entry of a domain under construction."""
-        with self._guest(domid) as domain:
+        with self._living_guest(domid) as domain:
             self._check_owned(domain, mfn)
             domain.grant_table.seed(reference, granted_domid, mfn)
 

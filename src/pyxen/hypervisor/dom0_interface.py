@@ -170,9 +170,13 @@ class Dom0Hypercalls(Protocol):
 
     def destroy_domain(self, domid: int) -> None:
         """XEN_DOMCTL_destroydomain: stop it at once (even one that loops with events masked), close its ports, free and scrub its
-        frames. Frames still mapped elsewhere keep it dying until they are unmapped. ESRCH, EINVAL for Domain 0."""
+        frames. Frames still mapped elsewhere keep it dying until they are unmapped, and so does a vCPU that does not leave the guest
+        (a defect of the engine). ESRCH, EINVAL for Domain 0."""
 
-    def pause_domain(self, domid: int) -> None: ...
+    def pause_domain(self, domid: int) -> None:
+        """One pause count more; returns when no vCPU of it executes. ESRCH, EINVAL for Domain 0 or a dying domain; EBUSY, and the domain is
+        crashed, when a vCPU does not leave the guest."""
+
     def unpause_domain(self, domid: int) -> None: ...
 
     def shutdown_domain(self, domid: int, reason: ShutdownReason) -> None:
@@ -227,7 +231,9 @@ class Dom0Hypercalls(Protocol):
         meanwhile; read-only if it is a page table or descriptor page now. ESRCH, EPERM (not its frame). Call ``unmap_foreign`` when
         done: the frame can't be freed before."""
 
-    def unmap_foreign(self, domid: int, mfn: int) -> None: ...
+    def unmap_foreign(self, domid: int, mfn: int) -> None:
+        """The mapping ends, and with the last one of a frame its views: their use is a ValueError. What was derived from a view (slices,
+        arrays) must be gone before, else the frame stays in use until it is."""
 
     def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
         """Copy ``data`` to the start of consecutive frames ``mfns`` (bulk form of map_foreign, for loading kernels and ramdisks)."""
@@ -264,8 +270,7 @@ class Dom0Hypercalls(Protocol):
 
     def unmap_grants(self, domid: int, references: Sequence[int], *, writable: bool | None = None) -> None:
         """``unmap_grant`` of many at once: all or none. ``writable``: the newest mapping of that access only. Who may have the same
-        reference mapped in both ways must say so: a view outlives its mapping, and a frame that is only mapped for reading can become a
-        page table."""
+        reference mapped in both ways must say so. Views end as with ``unmap_foreign``."""
 
     def grant_copy(self, operations: Sequence[GrantCopy]) -> list[int]:
         """GNTTABOP_copy. -> a status for each, 0 or a negative GNTST_*; the operations after a failed one are done all the same."""

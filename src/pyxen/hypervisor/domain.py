@@ -6,6 +6,7 @@ import ctypes
 import errno
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +56,9 @@ class Domain:
         self.pause_count = 1
         self.dying = False
         self.stopped = False  # dying, and none of its vCPU threads lives any more
+        self.abandoned = False  # dying, and nobody waits for its vCPU threads: the last of them does the rest
+        #: What has to wait until no vCPU of it runs any more, because one could not be stopped.
+        self.when_stopped: list[Callable[[], None]] = []
         self.released = False  # stopped, and nothing is left of it but frames that other domains hold
         self.is_shut_down = False
         self.shutdown_reason: ShutdownReason | None = None
@@ -65,6 +69,7 @@ class Domain:
         self.vm_assist = 0
         #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
         self.exclusive = 0
+        #: Notified when that is over, and when a vCPU thread has ended.
         self.exclusive_done = threading.Condition(hypervisor.lock)
         self.console_tail = ""
         self.shutdown_code: ShutdownReason | None = None
@@ -301,6 +306,27 @@ class Domain:
             hooks.publish(hooks.lifecycle, LifecycleEvent(self.domid, what, detail))
 
     # -- death -------------------------------------------------------------------------------------------------------
+    @property
+    def all_ended(self) -> bool:
+        """Whether no vCPU thread does anything any more."""
+        return all(vcpu.ended for vcpu in self.vcpus if vcpu.thread is not None)
+
+    def finish_death(self) -> None:
+        """Its vCPU threads have ended: release everything, when nobody is in the middle of work on it."""
+        while self.exclusive:
+            self.exclusive_done.wait()
+        if self.stopped:  # somebody else was faster
+            return
+        for vcpu in self.vcpus:
+            if vcpu.thread is None:
+                vcpu.cpu.close()
+        self.stopped = True
+        for owed in self.when_stopped:
+            owed()
+        self.when_stopped.clear()
+        self.release_resources()
+        self.hypervisor.finish_if_dead(self)
+
     def release_resources(self) -> None:
         """After all vCPU threads have ended: give everything back but the frames that other domains hold. Counts of the other frames don't
         matter any more: only the domain itself can refer to them."""

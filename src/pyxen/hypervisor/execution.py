@@ -45,6 +45,10 @@ def _live(vcpu: Vcpu) -> None:
                     vcpu.hypervisor.log(f"  {line}")
         vcpu.update_runstate()
         vcpu.cpu.close()
+        vcpu.ended = True
+        domain.exclusive_done.notify_all()
+        if domain.abandoned and domain.all_ended:
+            domain.finish_death()
 
 
 def _step(vcpu: Vcpu) -> None:
@@ -62,6 +66,7 @@ def _step(vcpu: Vcpu) -> None:
         # Before the lock: who holds it may be waiting for just this (``Hypervisor.stop_briefly``).
         vcpu.in_guest = False
         lock.acquire()
+        vcpu.stuck = False
         while vcpu.domain.exclusive:
             vcpu.domain.exclusive_done.wait()
     vcpu.domain.exits[reason] += 1

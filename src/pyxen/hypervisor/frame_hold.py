@@ -12,6 +12,8 @@ class FrameHold:
     def __init__(self, mfn: int) -> None:
         self.mfn = mfn
         self.times = 0
+        #: Of each mapping that was not taken back: whether it is writable. ``times`` counts also those still in use (``frame_views``).
+        self.accesses: list[bool] = []
         self.writable = False
 
     def take(self, frames: FrameTable, domid: int, *, writable: bool) -> None:

@@ -6,6 +6,7 @@ All methods are called with the hypervisor lock held.
 from __future__ import annotations
 
 import errno
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from pyxen.abi.grant_table import (
 )
 from pyxen.hypervisor import grant_copy, grant_mapping
 from pyxen.hypervisor.dom0_interface import GrantCopy, HypercallError
+from pyxen.hypervisor.frame_views import FrameViews
 from pyxen.hypervisor.grant_entries import GrantError
 
 if TYPE_CHECKING:
@@ -33,9 +35,11 @@ _ERRNO = {GNTST_bad_gntref: errno.EINVAL, GNTST_bad_domain: errno.ESRCH, GNTST_n
 class GrantDevice:
     """What Domain 0 has mapped, by (domain, reference); the same grant may be mapped several times."""
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
+    def __init__(self, hypervisor: Hypervisor, views: FrameViews) -> None:
         self._hypervisor = hypervisor
-        self._handles: dict[tuple[Domain, int], list[tuple[int, bool]]] = {}
+        self._views = views
+        #: Of each mapping: its handle, whether it is writable, its frame.
+        self._handles: dict[tuple[Domain, int], list[tuple[int, bool, int]]] = {}
 
     def map(self, granter: Domain, references: Sequence[int], *, writable: bool) -> list[memoryview]:
         """Views of the granted frames, all or none. EINVAL for a reference beyond the table, EPERM for one not granted so, ENOSPC."""
@@ -45,9 +49,8 @@ class GrantDevice:
         try:
             for reference in references:
                 handle, mfn = grant_mapping.map_grant(domain0, None, granter.domid, reference, flags)
-                self._handles.setdefault((granter, reference), []).append((handle, writable))
-                page = self._hypervisor.memory.page(mfn)
-                pages.append(page if writable else page.toreadonly())
+                self._handles.setdefault((granter, reference), []).append((handle, writable, mfn))
+                pages.append(self._views.give(mfn, writable=writable))
         except GrantError as refusal:
             self.unmap(granter, references[: len(pages)], writable)
             raise HypercallError(_ERRNO.get(refusal.status, errno.EPERM), refusal.reason) from None
@@ -58,17 +61,24 @@ class GrantDevice:
         not mapped so."""
         for reference, wanted in Counter(references).items():
             mapped = self._handles.get((granter, reference), ())
-            if sum(writable in (None, access) for _, access in mapped) < wanted:
+            if sum(writable in (None, access) for _, access, _ in mapped) < wanted:
                 raise HypercallError(errno.EINVAL, f"grant {reference} of domain {granter.domid} is not mapped")
         domain0 = self._hypervisor.domain(0)
         batch = []
         for reference in references:
             handles = self._handles[granter, reference]
-            newest = max(index for index, (_, access) in enumerate(handles) if writable in (None, access))
-            batch.append(grant_mapping.unmap_grant(domain0, None, handles.pop(newest)[0]))
+            newest = max(index for index, (_, access, _) in enumerate(handles) if writable in (None, access))
+            handle, access, mfn = handles.pop(newest)
             if not handles:
                 del self._handles[granter, reference]
+            if self._views.take_back(mfn, functools.partial(self._unmap_later, handle), writable=access):
+                batch.append(grant_mapping.unmap_grant(domain0, None, handle))
         grant_mapping.complete(domain0, batch)
+
+    def _unmap_later(self, handle: int) -> None:
+        """A view that outlived its mapping is gone."""
+        domain0 = self._hypervisor.domain(0)
+        grant_mapping.complete(domain0, [grant_mapping.unmap_grant(domain0, None, handle)])
 
     def copy(self, operations: Sequence[GrantCopy]) -> list[int]:
         """-> a GNTST_* for each operation."""

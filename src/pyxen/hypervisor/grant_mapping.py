@@ -32,6 +32,7 @@ from pyxen.hypervisor.grant_table import pin_kinds
 from pyxen.hypervisor.guest_access import LOWER_HALF_END, XEN_RANGE_END
 from pyxen.hypervisor.maptrack import Mapping
 from pyxen.hypervisor.page_tables import ADDRESS, GRANTED, NX, PRESENT, RW, USER
+from pyxen.hypervisor.vcpu import VcpuStuckError
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -161,7 +162,15 @@ def complete(mapper: Domain, batch: list[Unmapped]) -> None:
     """Flush the mapper's TLBs, once for the batch; then give back what the mappings held: the frames may be reused from now on."""
     if not batch:
         return
-    mapper.flush_tlbs()
+    try:
+        mapper.flush_tlbs()
+    except VcpuStuckError:
+        mapper.when_stopped.append(lambda: _give_back(mapper, batch))
+    else:
+        _give_back(mapper, batch)
+
+
+def _give_back(mapper: Domain, batch: list[Unmapped]) -> None:
     for unmapped in batch:
         mapping, done = unmapped.mapping, unmapped.done
         table, writable = mapping.table, not done & GNTMAP_readonly

@@ -6,6 +6,7 @@ call of Domain 0. Python's own lock is not relied on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import threading
@@ -29,7 +30,7 @@ from pyxen.hypervisor.hooks import Hooks
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames, MachineMemory
 from pyxen.hypervisor.page_tables import ACCESSED, DIRTY, NX, PRESENT, PSE, USER, PageTables
 from pyxen.hypervisor.timers import TimerQueue
-from pyxen.hypervisor.vcpu import Vcpu
+from pyxen.hypervisor.vcpu import Vcpu, VcpuStuckError
 from pyxen.hypervisor.vcpu_op import write_runstate
 from pyxen.hypervisor.xen_version import VERSION
 
@@ -37,9 +38,10 @@ INVALID_M2P_ENTRY = (1 << 64) - 1
 LARGE_PAGE_FRAMES = 512
 #: Domain ids of guests: 1 up to here (DOMID_FIRST_RESERVED is 0x7ff0).
 LAST_DOMID = 0x7FEF
-#: A vCPU that does not leave the guest within this is a defect of the engine.
-LEAVE_GUEST_TIMEOUT_S = 10.0
-LEAVE_GUEST_POLL_S = 20e-6
+#: A vCPU that has not left the guest after so many looks is a defect of the engine, which costs its domain. Looks are counted, not time: a
+#: host that was suspended meanwhile proves nothing. First short sleeps, then so many of a millisecond.
+QUICK_LOOKS, QUICK_LOOK_S = 500, 20e-6
+SLOW_LOOKS, SLOW_LOOK_S = 900, 1e-3
 #: Long enough for a waiting thread to take the lock.
 BREATH_S = 1e-6
 
@@ -129,7 +131,8 @@ class Hypervisor:
         with self.lock:
             for domain in self.domains():
                 for vcpu in domain.vcpus:
-                    self.stop_briefly(vcpu, None)
+                    with contextlib.suppress(VcpuStuckError):
+                        self.stop_briefly(vcpu, None)
                     vcpu.gate.enabled = not watched and is_wanted()
 
     def _timer_failed(self, error: BaseException) -> None:
@@ -233,15 +236,37 @@ class Hypervisor:
 
         The lock stays held while this waits, so a handler's work is never interleaved with another's: a vCPU says that it left the guest
         before it takes the lock.
+
+        A vCPU that does not leave has its domain crashed, and nobody waits for it again. ``VcpuStuckError`` then: whatever needs it stopped
+        must not happen.
         """
         if vcpu is caller or not vcpu.in_guest:
             return
         vcpu.cpu.kick()
-        deadline = time.monotonic() + LEAVE_GUEST_TIMEOUT_S
-        while vcpu.in_guest:
-            time.sleep(LEAVE_GUEST_POLL_S)
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"vCPU {vcpu.vcpu_id} of domain {vcpu.domain.domid} does not leave the guest")
+        if not self.has_left(vcpu):
+            self._give_up(vcpu)
+
+    def has_left(self, vcpu: Vcpu) -> bool:
+        """Wait for a vCPU that was kicked, not for long. -> whether it is out of the guest. With or without the lock."""
+        looks = 1 if vcpu.stuck else QUICK_LOOKS + SLOW_LOOKS
+        for look in range(looks):
+            if not vcpu.in_guest:
+                return True
+            time.sleep(QUICK_LOOK_S if look < QUICK_LOOKS else SLOW_LOOK_S)
+        return not vcpu.in_guest
+
+    def _give_up(self, vcpu: Vcpu) -> None:
+        domain = vcpu.domain
+        vcpu.stuck = True
+        domain.crash(f"internal error: vCPU {vcpu.vcpu_id} does not leave the guest")
+        raise VcpuStuckError(errno.EBUSY, f"vCPU {vcpu.vcpu_id} of domain {domain.domid} does not leave the guest")
+
+    def check_stopped(self, domain: Domain) -> None:
+        """After a wait without the lock (``has_left``): EBUSY, and the domain is crashed, for a vCPU that did not leave. It would not have
+        been let in again, since the domain is paused."""
+        for vcpu in domain.vcpus:
+            if vcpu.in_guest:
+                self._give_up(vcpu)
 
     def breathe(self, domid: int) -> None:
         """In the middle of long work on a domain: let others have the lock for a moment. The domain's own vCPUs wait until it is over

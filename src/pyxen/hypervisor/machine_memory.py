@@ -53,6 +53,8 @@ class MachineMemory:
         self.words = self.octets.cast("Q")
         self.doublewords = self.octets.cast("I")
         self.tables: Frames = np.frombuffer(self._map, dtype=np.uint64).reshape(self.total_frames, WORDS_PER_PAGE)
+        #: Each frame as 4096 octets.
+        self.pages = np.frombuffer(self._map, dtype=np.uint8).reshape(self.total_frames, PAGE_SIZE)
         self.owners = np.full(self.total_frames, OWNER_NONE, dtype=np.uint16)
         self.owner = self.owners.data
         self._fresh = 1  # frames from here on were never handed out

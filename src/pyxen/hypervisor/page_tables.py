@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L4, SEGMENT_DESCRIPTORS, FrameTable
 from pyxen.hypervisor.machine_memory import MachineMemory
+from pyxen.hypervisor.vcpu import VcpuStuckError
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -158,7 +159,14 @@ class PageTables:
         if not entry & GRANTED:
             self._put_entry(L1, 0, entry)
             return
-        domain.flush_tlbs()
+        try:
+            domain.flush_tlbs()
+        except VcpuStuckError:
+            domain.when_stopped.append(lambda: self._drop_granted(domain, entry))
+        else:
+            self._drop_granted(domain, entry)
+
+    def _drop_granted(self, domain: Domain, entry: int) -> None:
         mfn = (entry & ADDRESS) >> 12
         self.domains[self._memory.owner[mfn]].grant_table.drop_frame(mfn, domain.domid, writable=bool(entry & RW))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import vcpu as abi_vcpu
 from pyxen.engine.interface import Dirty, VirtualCpu
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.gate import GateBlock, GateMember, KnownSegments, TrapEntry, TrapTable
 from pyxen.hypervisor.runstate import Runstate
 from pyxen.hypervisor.timers import Timer
@@ -26,6 +27,10 @@ CODE64_ATTRIBUTES, CODE32_ATTRIBUTES, DATA_ATTRIBUTES = 0x00AFFB00, 0x00CFFB00, 
 KERNEL_CPL, USER_CPL = 1, 3
 NMI_VECTOR = 2
 CR0_TS = 8
+
+
+class VcpuStuckError(HypercallError):
+    """A vCPU does not leave the guest: a defect of the engine. Its domain has been crashed."""
 
 
 class Vcpu:
@@ -97,6 +102,8 @@ class Vcpu:
         self.runstate = Runstate()
         self.runstate_changed = False
         self.in_guest = False
+        self.stuck = False  # in the guest, and did not leave it when it was kicked
+        self.ended = False  # its thread has done all it had to do
         self.flush_clock = 0
         self.time_generation = 0
         self.wakeup = threading.Condition(domain.hypervisor.lock)
