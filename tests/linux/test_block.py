@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import pyxen
-from pyxen.guests.packages import GuestPackages
+from pyxen.guests.packages import GuestPackages, PackageError, fetch_tool
 from pyxen.guests.ramdisk import Ramdisk
 from pyxen.host.protocol import BLOCK_ATTACH, BLOCK_DETACH, BLOCK_LIST, BlockAttachRequest, BlockDetachRequest, BlockDevice, DomainId
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest, linux_host
@@ -47,6 +51,20 @@ def image(tmp_path: Path) -> Path:
     """4 MiB that say where they are."""
     path = tmp_path / "disk.img"
     path.write_bytes(os.urandom(4 * MIB))
+    return path
+
+
+@pytest.fixture
+def qcow2(tmp_path: Path) -> Path:
+    """An empty disk of 16 MiB."""
+    if shutil.which("qemu-storage-daemon") is None:
+        pytest.skip("no qemu-storage-daemon")
+    try:
+        program = shutil.which("qemu-img") or str(fetch_tool("qemu-utils") / "usr/bin/qemu-img")
+    except PackageError as error:
+        pytest.skip(str(error))
+    path = tmp_path / "disk.qcow2"
+    subprocess.run([program, "create", "-q", "-f", "qcow2", str(path), "16M"], check=True)
     return path
 
 
@@ -160,6 +178,53 @@ def test_disks_survive_a_reboot_of_the_domain(boot_with_disks: BootLinux, image:
         assert [device.vdev for device in devices(restarted)] == ["xvda"]
 
 
+def test_cd_drive(boot_with_disks: BootLinux, image: Path, tmp_path: Path) -> None:
+    guest = boot_with_disks(name="cd", disk=["vdev=xvdc,devtype=cdrom,target="])
+    (tmp_path / "second.iso").write_bytes(os.urandom(2 * MIB))
+    for path in (image, tmp_path / "second.iso"):
+        xl("cd-insert", "cd", "xvdc", path.name, cwd=tmp_path)
+        until(lambda path=path: sizes(guest).get("xvdc") == path.stat().st_size >> 10)  # type: ignore[misc]
+        assert md5sum(guest, "/dev/xvdc") == digest(path.read_bytes())
+    assert guest.run("cat /sys/block/xvdc/ro").strip() == "1"
+    xl("cd-eject", "cd", "xvdc")
+    until(lambda: not sizes(guest).get("xvdc"))
+    failed = run("xl", "cd-insert", "cd", "xvdc", "/no/such")
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert "/no/such does not exist" in failed.stderr
+
+
+def test_disk_behind_the_storage_daemon(boot_with_disks: BootLinux, qcow2: Path) -> None:
+    """The daemon is killed while the guest writes, reads back and compares."""
+    guest = boot_with_disks(disk=[f"{qcow2},qcow2,xvda,w"])
+    guest.run("dd if=/dev/urandom of=/tmp/x bs=64k count=16 2>&-")
+    guest.run(
+        "(for i in 0 1 2 3 4 5; do dd if=/tmp/x of=/dev/xvda bs=16k seek=$((i*64)) 2>&- || echo w >>/tmp/bad; "
+        "echo 3 >/proc/sys/vm/drop_caches; "
+        "dd if=/dev/xvda bs=1M skip=$i count=1 2>&- | cmp - /tmp/x || echo r >>/tmp/bad; echo >>/tmp/rounds; done) & true"
+    )
+    kills = 0
+    while guest.run("touch /tmp/rounds; wc -l </tmp/rounds").strip() != "6":
+        for pid in storage_daemons(qcow2):
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+    assert kills
+    guest.run("test ! -e /tmp/bad && sync", 60)
+    assert len(storage_daemons(qcow2)) == 1
+    guest.domain.destroy()
+    assert not storage_daemons(qcow2)
+
+
+def storage_daemons(path: Path) -> list[int]:
+    """Process ids of those that serve an image."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if command.split(b"\0")[0].endswith(b"qemu-storage-daemon") and str(path).encode() in command:
+                found.append(int(folder.name))
+    return found
+
+
 def test_backend_restarted_under_load(boot_with_disks: BootLinux, image: Path) -> None:
     """The guest writes, reads back and compares all the time, and knows of nothing."""
     guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
@@ -195,7 +260,7 @@ def test_xl_block_commands(boot_with_disks: BootLinux, image: Path, tmp_path: Pa
     for arguments, words in (
         (("block-attach", "blocks", f"{image},raw,xvdb,w"), "in use by another domain"),
         (("block-attach", "blocks", "/no/such,raw,xvdb,w"), "/no/such does not exist"),
-        (("block-attach", "blocks", f"{image},qcow2,xvdb,w"), "qemu-img convert"),
+        (("block-attach", "blocks", f"{image},qcow2,xvdb,w!"), "needs a raw image"),
         (("block-attach", "blocks", f"{image},raw,xyz,w"), "xyz"),
         (("block-detach", "blocks", "xvdb"), "Device xvdb not connected."),
         (("block-list", "nobody"), "nobody is an invalid domain identifier"),

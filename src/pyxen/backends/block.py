@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pyxen.abi.io.blkif import VDISK_CDROM, VDISK_READONLY
 from pyxen.abi.io.protocols import XEN_IO_PROTO_ABI_NATIVE
-from pyxen.backends.block_image import SECTOR, BlockImage
+from pyxen.backends.block_image import SECTOR, BlockImage, DiskImage, EmptyDrive
 from pyxen.backends.block_request import MAX_INDIRECT_SEGMENTS
 from pyxen.backends.block_ring import BlockRing, RingLegacy, RingPlace
 from pyxen.backends.block_worker import BlockWorker
 from pyxen.backends.device import BackendDevice, DeviceAddress, DeviceError, Surroundings
+from pyxen.backends.nbd_image import NbdImage
+from pyxen.backends.storage_daemon import DRIVERS
 from pyxen.backends.xenbus import BackendBus
 from pyxen.hypervisor.dom0_interface import HypercallError
 
@@ -30,19 +32,30 @@ class BlockDevice(BackendDevice):
     """One disk of one guest."""
 
     def __init__(self, surroundings: Surroundings, address: DeviceAddress) -> None:
-        self._image: BlockImage | None = None
+        self._image: DiskImage | None = None
         self._rings: list[BlockRing] = []
         self._legacy: list[RingLegacy] = []
         self._sectors = 0
+        self._medium = ""  #: what the toolstack wants in the drive, whether we have it or not
+        self._stop_watch: Callable[[], None] | None = None
         self._size_timer: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=str(address))
         super().__init__(surroundings, address)
 
     async def open(self) -> None:
         """Open and lock the image that the toolstack named."""
-        mode = self.backend_value("mode")
-        image = await self._open_image(self.backend_value("params"), mode.startswith("w"), mode.endswith("!"))
-        self._image = image
+        is_cdrom = self.backend_value("device-type") == "cdrom"
+        self._medium = self.backend_value("params")
+        try:
+            self._image = image = await self._opened()
+        except DeviceError as error:
+            if not is_cdrom or self.is_new:
+                raise
+            self.publish(hotplug_error=str(error))
+            self._image = image = EmptyDrive()
+        if is_cdrom and self._stop_watch is None:
+            path = f"{self.address.backend_path}/params"
+            self._stop_watch = self.store.watch(path, str(self.address), lambda _path, _token: self._look_at_medium())
         if image.is_block_device:
             major, minor = image.device_numbers
             self.publish(physical_device=f"{major:x}:{minor:x}")
@@ -59,8 +72,17 @@ class BlockDevice(BackendDevice):
             if discard:
                 self.publish(discard_granularity=4096, discard_alignment=0, discard_secure=0)
 
+    async def _opened(self) -> DiskImage:
+        path, image_format, mode = (self.backend_value(name) for name in ("params", "image-format", "mode"))
+        writable, shared = mode.startswith("w"), mode.endswith("!")
+        if not path:
+            return EmptyDrive()
+        if image_format in DRIVERS:
+            return await NbdImage.open(self.helpers, str(self.address), path, image_format, writable=writable)
+        return await self._open_raw(path, writable, shared)
+
     @staticmethod
-    async def _open_image(path: str, writable: bool, shared: bool) -> BlockImage:
+    async def _open_raw(path: str, writable: bool, shared: bool) -> BlockImage:
         """In a thread: a network file system may take its time, or forever."""
         opening = asyncio.create_task(asyncio.to_thread(BlockImage, path, writable=writable, shared=shared))
         try:
@@ -68,8 +90,13 @@ class BlockDevice(BackendDevice):
         except asyncio.CancelledError:
             await asyncio.wait([opening])
             if opening.exception() is None:
-                opening.result().close()
+                await opening.result().close()
             raise
+
+    def _look_at_medium(self) -> None:
+        """The toolstack may have named another one. Nothing there, and the device itself is going."""
+        if self._image is not None and self.store.exists(self.address.backend_path) and self.backend_value("params") != self._medium:
+            self.on_change()
 
     async def connect(self) -> None:
         """Map the frontend's rings and tell it what the disk is."""
@@ -102,7 +129,10 @@ class BlockDevice(BackendDevice):
             self._rings.append(ring)
         self.inheritance = None
         self._sectors = self._image.sectors()
+        is_changed = self.backend_value("sectors") != str(self._sectors)
         self.publish(sectors=self._sectors, info=self._info(), sector_size=SECTOR, physical_sector_size=SECTOR)
+        if is_changed:
+            self.announce_change()
         self._watch_size()
 
     async def disconnect(self) -> None:
@@ -121,9 +151,12 @@ class BlockDevice(BackendDevice):
     async def release(self) -> None:
         """Close the image."""
         self._threads.shutdown(wait=False)
+        if self._stop_watch is not None:
+            self._stop_watch()
+            self._stop_watch = None
         if self._image is not None:
-            self._image.close()
-            self._image = None
+            image, self._image = self._image, None
+            await image.close()
 
     def _info(self) -> int:
         assert self._image is not None

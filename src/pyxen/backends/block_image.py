@@ -1,4 +1,5 @@
-"""The file or block device behind a virtual disk: opened, locked, read and written."""
+"""What is behind a virtual disk: an image, opened, locked, read and written. Here: raw files, block devices of the host, and nothing at
+all (an empty CD drive)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Sequence
+from typing import Protocol
 
 from pyxen.backends.device import DeviceError
 
@@ -20,20 +22,92 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-class BlockImage:
-    """A raw image. All methods but ``close`` may be called from several threads at once.
+class DiskImage(Protocol):
+    """An open image. All methods but ``close`` may be called from several threads at once."""
 
-    While it is open it is locked (flock): against everybody for writing, against writers for reading. ``shared`` images are not.
-    """
+    path: str
+    writable: bool
+    is_block_device: bool
+    device_numbers: tuple[int, int]  #: major and minor number of a block device
+
+    def sectors(self) -> int:
+        """Its size now, in sectors of 512 bytes."""
+
+    def read(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill the buffers from byte ``offset`` on. OSError; EIO if the image ends before (it was truncated)."""
+
+    def write(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Write the buffers from byte ``offset`` on. OSError."""
+
+    def flush(self) -> None:
+        """What was written is on the medium when it returns. OSError."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """The bytes are not needed any more. OSError, with EOPNOTSUPP when that can't be told to the medium."""
+
+    async def close(self) -> None:
+        """Closes and unlocks."""
+
+
+class EmptyDrive:
+    """A ``DiskImage`` without a medium."""
+
+    path = ""
+    writable = False
+    is_block_device = False
+    device_numbers = (0, 0)
+
+    def sectors(self) -> int:
+        """None."""
+        return 0
+
+    def read(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """ENOMEDIUM."""
+        raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+
+    def write(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """ENOMEDIUM."""
+        raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+
+    def flush(self) -> None:
+        """Nothing is ever written."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """ENOMEDIUM."""
+        raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class ImageLock:
+    """Keeps an image open and locked (flock): against everybody for writing, against writers for reading; not at all if ``shared``."""
+
+    def __init__(self, path: str, *, writable: bool, shared: bool) -> None:
+        """Raises ``DeviceError`` with one line for the user."""
+        self.descriptor = _open(path, writable)
+        try:
+            if not shared:
+                _lock(self.descriptor, path, writable)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+
+    def release(self) -> None:
+        """Unlock and close."""
+        os.close(self.descriptor)
+
+
+class BlockImage:
+    """A ``DiskImage`` whose bytes are the file's."""
 
     def __init__(self, path: str, *, writable: bool, shared: bool) -> None:
         """Raises ``DeviceError`` with one line for the user."""
         self.path = path
         self.writable = writable
-        self._descriptor = _open(path, writable)
+        self._lock = ImageLock(path, writable=writable, shared=shared)
+        self._descriptor = self._lock.descriptor
         try:
-            if not shared:
-                self._lock()
             status = os.fstat(self._descriptor)
             self.is_block_device = stat.S_ISBLK(status.st_mode)
             #: major and minor number of a block device
@@ -44,31 +118,22 @@ class BlockImage:
             if not size:
                 raise DeviceError(errno.EINVAL, f"disk image {path} is empty; give it a size, as with: truncate -s 1G {path}")
         except BaseException:
-            os.close(self._descriptor)
+            self._lock.release()
             raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, (fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "shared writing is asked for by access w!" if self.writable else "it is being written"
-            raise DeviceError(errno.EBUSY, f"disk image {self.path} is in use by another domain or program ({hint})") from None
-        except OSError as error:
-            raise DeviceError(error.errno or errno.EIO, f"disk image {self.path} can't be locked: {error.strerror}") from None
 
     def _size(self) -> int:
         return os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def sectors(self) -> int:
-        """Its size now, in sectors of 512 bytes."""
+        """See ``DiskImage``."""
         return self._size() // SECTOR
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fill the buffers from byte ``offset`` on. OSError; EIO if the image ends before (it was truncated)."""
+        """See ``DiskImage``."""
         self._transfer(os.preadv, buffers, offset)
 
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Write the buffers from byte ``offset`` on. OSError."""
+        """See ``DiskImage``."""
         self._transfer(os.pwritev, buffers, offset)
 
     def _transfer(self, call: object, buffers: Sequence[memoryview], offset: int) -> None:
@@ -81,18 +146,28 @@ class BlockImage:
             buffers = _after(buffers, done)
 
     def flush(self) -> None:
-        """What was written is on the medium when it returns. OSError."""
+        """See ``DiskImage``."""
         os.fdatasync(self._descriptor)
 
     def discard(self, offset: int, length: int) -> None:
-        """The bytes are not needed any more, and read as zeroes. OSError, with EOPNOTSUPP when the file system can't do it."""
+        """See ``DiskImage``. The bytes read as zeroes afterwards."""
         if _libc.fallocate(self._descriptor, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
-    def close(self) -> None:
-        """Closes and unlocks."""
-        os.close(self._descriptor)
+    async def close(self) -> None:
+        """See ``DiskImage``."""
+        self._lock.release()
+
+
+def _lock(descriptor: int, path: str, writable: bool) -> None:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hint = "shared writing is asked for by access w!" if writable else "it is being written"
+        raise DeviceError(errno.EBUSY, f"disk image {path} is in use by another domain or program ({hint})") from None
+    except OSError as error:
+        raise DeviceError(error.errno or errno.EIO, f"disk image {path} can't be locked: {error.strerror}") from None
 
 
 def _open(path: str, writable: bool) -> int:

@@ -15,7 +15,7 @@ from pyxen.abi.io.blkif import (
     BLKIF_RSP_OKAY,
 )
 from pyxen.backends import block_request
-from pyxen.backends.block_image import BlockImage
+from pyxen.backends.block_image import DiskImage
 from pyxen.backends.block_request import BadRequest, BlockRequest, UnknownOperation
 from pyxen.backends.granted_pages import GrantedPages
 from pyxen.hypervisor.dom0_interface import HypercallError
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 class BlockWorker:
     """Does what requests ask for. Called on any thread, for any ring of the disk."""
 
-    def __init__(self, name: str, image: BlockImage) -> None:
+    def __init__(self, name: str, image: DiskImage) -> None:
         self._name = name
         self._image = image
         self._told: set[int | None] = set()

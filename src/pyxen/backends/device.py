@@ -87,6 +87,8 @@ class BackendDevice(ABC):
         self.finished = False  #: it holds nothing any more; its folder in the store waits for the toolstack
         #: What to do when the backend itself has failed; the bus starts the device anew.
         self.on_crash: Callable[[Exception], None] = lambda error: self.fail(DeviceError(errno.EIO, f"internal error: {error!r}"))
+        #: Starts the device anew, because what it was made of has changed.
+        self.on_change: Callable[[], None] = lambda: None
         #: What a device that was restarted left for this one (``legacy``); None for one that begins.
         self.inheritance: object | None = None
         self._connected = False
@@ -160,6 +162,11 @@ class BackendDevice(ABC):
         _logger.error("%s: internal error", self.address, exc_info=error)
         self.on_crash(error)
 
+    @property
+    def is_new(self) -> bool:
+        """The toolstack waits for the device to appear. Otherwise it was restarted."""
+        return self._own_state() == XenbusStateInitialising
+
     def announce_change(self) -> None:
         """Have a connected frontend read the backend's entries again (a disk's size)."""
         if self._own_state() == XenbusStateConnected:
@@ -196,7 +203,7 @@ class BackendDevice(ABC):
             await self._refuse(f"internal error: {type(error).__name__}: {error}; details are in the host's log")
             return
         self._write_if_present("hotplug-status", "connected")
-        if self._own_state() == XenbusStateInitialising:
+        if self.is_new:
             self._switch(XenbusStateInitWait)
         for path in (f"{self._frontend}/state", f"{self.address.backend_path}/online"):
             self._stop_watches.append(self.store.watch(path, str(self.address), lambda _path, _token: self._changed.set()))

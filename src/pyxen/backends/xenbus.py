@@ -67,7 +67,12 @@ class BackendBus:
         device = self._factory(self._surroundings, address)
         device.inheritance = legacy
         device.on_crash = lambda error: self._crashed(device, error)
+        device.on_change = lambda: self._outdated(device)
         self._devices[address] = device
+
+    def _outdated(self, device: BackendDevice) -> None:
+        if self._devices.get(device.address) is device:
+            self._restart(device.address)
 
     def _crashed(self, device: BackendDevice, error: Exception) -> None:
         now = self._surroundings.loop.time()
@@ -77,8 +82,8 @@ class BackendBus:
         ]
         if len(crashes) > _MAX_CRASHES:
             device.fail(DeviceError(errno.EIO, f"the backend fails all the time, at last by {type(error).__name__}: {error}"))
-        elif self._devices.get(device.address) is device:
-            self._restart(device.address)
+        else:
+            self._outdated(device)
 
     async def close(self) -> None:
         """Close every device; when it returns, nothing of any guest is held."""

@@ -457,6 +457,16 @@ class BlockDetachRequest:
 
 
 @dataclass(frozen=True)
+class MediumRequest:
+    """What is to be in a CD drive."""
+
+    domid: int
+    vdev: str  #: the drive's name or number
+    target: str  #: an image; empty: nothing
+    working_directory: str = ""  #: where a relative path starts
+
+
+@dataclass(frozen=True)
 class BlockDevice:
     """A disk of a domain."""
 
@@ -549,6 +559,8 @@ CONSOLE_WRITE = Method("console.write", ConsoleInput, ConsoleAccepted)
 BLOCK_ATTACH = Method("block.attach", BlockAttachRequest, Nothing)
 #: Answers when the guest has given the disk back.
 BLOCK_DETACH = Method("block.detach", BlockDetachRequest, Nothing)
+#: Answers when the backend has the new image. When it can't be used, the drive is empty.
+BLOCK_MEDIUM = Method("block.medium", MediumRequest, Nothing)
 BLOCK_LIST = Method("block.list", DomainId, BlockDeviceList)
 #: Answers when the old backend holds nothing of the guest any more and the new one has begun.
 BACKEND_RESTART = Method("backend.restart", BackendRestartRequest, Nothing)

@@ -90,6 +90,7 @@ class HostService:
         table.call(p.CONSOLE_WRITE, self._console_write)
         table.call(p.BLOCK_ATTACH, self._block_attach)
         table.call(p.BLOCK_DETACH, self._block_detach)
+        table.call(p.BLOCK_MEDIUM, self._block_medium)
         table.call(p.BLOCK_LIST, self._block_list)
         table.call(p.BACKEND_RESTART, self._backend_restart)
         table.stream(p.TRACE_SUBSCRIBE, self._traces.follow)
@@ -301,6 +302,14 @@ class HostService:
 
     async def _block_detach(self, request: p.BlockDetachRequest) -> p.Nothing:
         await self._toolstack.detach_disk(request.domid, request.vdev, force=request.force)
+        return p.Nothing()
+
+    async def _block_medium(self, request: p.MediumRequest) -> p.Nothing:
+        medium = None
+        if request.target:
+            target = absolute_path(request.target, request.working_directory)
+            medium = DiskSpecification(target=target, vdev=request.vdev, writable=False, cdrom=True)
+        await self._toolstack.change_medium(request.domid, request.vdev, medium)
         return p.Nothing()
 
     async def _block_list(self, request: p.DomainId) -> p.BlockDeviceList:

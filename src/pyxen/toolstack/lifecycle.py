@@ -186,6 +186,13 @@ class Toolstack:
         record.config = _without_disk(record.config, vdev)
         record.next_config = _without_disk(record.next_config, vdev)
 
+    async def change_medium(self, domid: int, untrusted_vdev: str, medium: DiskSpecification | None) -> None:
+        """Another image in a CD drive, or None. Raises ``ToolstackError``."""
+        record = self._guest(domid)
+        vdev = await self._disks.change_medium(domid, untrusted_vdev, medium)
+        record.config = _with_medium(record.config, vdev, medium)
+        record.next_config = _with_medium(record.next_config, vdev, medium)
+
     def disks(self, domid: int) -> list[AttachedDisk]:
         self._guest(domid)
         return self._disks.attached(domid)
@@ -241,6 +248,14 @@ class Toolstack:
         if domid == 0:
             raise ToolstackError("not possible for Domain-0", Fault.INVALID)
         return self.registry.get(domid)
+
+
+def _with_medium(config: DomainConfig, vdev: str, medium: DiskSpecification | None) -> DomainConfig:
+    target, image_format = (medium.target, medium.format) if medium is not None else ("", "empty")
+    return dataclasses.replace(
+        config,
+        disk=tuple(dataclasses.replace(disk, target=target, format=image_format) if disk.vdev == vdev else disk for disk in config.disk),
+    )
 
 
 def _without_disk(config: DomainConfig, vdev: str) -> DomainConfig:

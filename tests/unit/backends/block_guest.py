@@ -16,6 +16,7 @@ from pyxen.abi.io.blkif import BLKIF_OP_INDIRECT
 from pyxen.abi.xen import HYPERVISOR_event_channel_op
 from pyxen.backends.block import block_backend
 from pyxen.backends.device import Surroundings
+from pyxen.backends.helper_program import HelperPrograms, NoHelperPrograms
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.devices.disks import DomainDisks
@@ -162,13 +163,13 @@ async def until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
 class World:
     """A Domain 0 with a block backend, and one guest."""
 
-    def __init__(self, hypervisor: Hypervisor, folder: Path) -> None:
+    def __init__(self, hypervisor: Hypervisor, folder: Path, helpers: HelperPrograms) -> None:
         loop = asyncio.get_running_loop()
         self.hypervisor = hypervisor
         self.folder = folder
         self.daemon = Daemon(loop, HypercallConnector(hypervisor.dom0, loop.call_soon_threadsafe))
         self.store = Store(self.daemon)
-        self.bus = block_backend(Surroundings(hypervisor.dom0, self.store, loop))
+        self.bus = block_backend(Surroundings(hypervisor.dom0, self.store, loop, helpers))
         self.disks = DomainDisks(self.store)
         self.guest = GrantGuest(hypervisor)
         self.frontend = Frontend(self.guest, self.store)
@@ -178,15 +179,15 @@ class World:
         path.write_bytes(bytes(index * 7 % 251 for index in range(4096)) * (size // 4096))
         return path
 
-    async def attach(self, image: Path, access: str = "w", vdev: str = "xvda") -> None:
-        await self.disks.attach(self.guest.domid, DiskSpecification.parse(f"{image},raw,{vdev},{access}"))
+    async def attach(self, image: Path, access: str = "w", vdev: str = "xvda", image_format: str = "raw") -> None:
+        await self.disks.attach(self.guest.domid, DiskSpecification.parse(f"{image},{image_format},{vdev},{access}"))
 
 
 @contextlib.asynccontextmanager
-async def block_world(hypervisor: Hypervisor, folder: Path) -> AsyncIterator[World]:
+async def block_world(hypervisor: Hypervisor, folder: Path, helpers: HelperPrograms | None = None) -> AsyncIterator[World]:
     """At its end nothing of the guest may be held by the backend."""
     ports = len(hypervisor.domain(0).event_channels._ports)
-    world = World(hypervisor, folder)
+    world = World(hypervisor, folder, helpers or NoHelperPrograms())
     try:
         yield world
         await world.disks.remove_all(world.guest.domid)

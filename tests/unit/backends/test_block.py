@@ -27,6 +27,7 @@ from pyxen.abi.io.blkif import (
 from pyxen.backends import block_image, block_request
 from pyxen.backends.block_image import BlockImage
 from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.devices import device_entries
 from pyxen.toolstack.errors import ToolstackError
 from tests.unit.backends.block_guest import (
@@ -467,6 +468,40 @@ def test_guest_destroyed_with_requests_in_flight(play: Callable[[Scenario], None
         assert len(world.hypervisor.domain(0).maptrack) == 0
 
     play(connected(scenario))
+
+
+def test_media_of_a_cd_drive(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        domid, frontend = world.guest.domid, world.frontend
+
+        def medium(name: str) -> DiskSpecification:
+            return DiskSpecification(target=str(world.folder / name), vdev="xvda", writable=False, cdrom=True)
+
+        first, second = world.image(name="first.iso"), world.image(2 << 20, "second.iso")
+        await world.disks.attach(domid, DiskSpecification.parse("devtype=cdrom,vdev=xvda,target="))
+        await frontend.connect()
+        assert world.store.read(f"{frontend.backend}/sectors") == "0"
+        assert world.store.read(f"{frontend.backend}/info") == "5"
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == ERROR
+        for image in (first, second):
+            assert await world.disks.change_medium(domid, "xvda", medium(image.name)) == "xvda"
+            await until(lambda image=image: world.store.read(f"{frontend.backend}/sectors") == str(image.stat().st_size // 512))  # type: ignore[misc]
+            assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+            assert await frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == ERROR
+        with pytest.raises(ToolstackError, match="missing does not exist; the drive is empty now"):
+            await world.disks.change_medium(domid, "xvda", medium("missing"))
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == ERROR
+        await world.disks.change_medium(domid, "xvda", medium("first.iso"))
+        await world.disks.change_medium(domid, "xvda", None)
+        await world.disks.change_medium(domid, "xvda", None)
+        await until(lambda: world.store.read(f"{frontend.backend}/sectors") == "0")
+        assert frontend.backend_state() == "4"
+        await world.disks.detach(domid, "xvda", force=True)
+        await world.attach(first)
+        with pytest.raises(ToolstackError, match="no CD drive xvda"):
+            await world.disks.change_medium(domid, "xvda", medium("second.iso"))
+
+    play(scenario)
 
 
 # -- restarts -------------------------------------------------------------------------------------------------------------------

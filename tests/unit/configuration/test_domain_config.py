@@ -86,7 +86,7 @@ def test_command_line(text: str, line: str) -> None:
         ('type="pvh"', "f:3"),
         ('builder="hvm"', "f"),
         ("vif=['']", "f:3"),
-        ("\ndisk=['/a,qcow2,xvda']", "f:4"),
+        ("\ndisk=['backend=drivers,vdev=xvda,target=/a']", "f:4"),
         ('bootloader="pygrub"', "f:3"),
         ('kernel="";firmware="pvgrub64"', "f:3"),
     ],

@@ -1,4 +1,4 @@
-"""``xl block-attach``, ``block-list`` and ``block-detach``."""
+"""``xl block-attach``, ``block-list``, ``block-detach``, ``cd-insert`` and ``cd-eject``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import os
 
 from pyxen.cli.command import Context, parse_options
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, CommandFailed
-from pyxen.host.protocol import BLOCK_ATTACH, BLOCK_DETACH, BLOCK_LIST, BlockAttachRequest, BlockDetachRequest, DomainId, HostError
+from pyxen.host.protocol import (
+    BLOCK_ATTACH,
+    BLOCK_DETACH,
+    BLOCK_LIST,
+    BLOCK_MEDIUM,
+    BlockAttachRequest,
+    BlockDetachRequest,
+    DomainId,
+    HostError,
+    MediumRequest,
+)
 
 _LIST_FORMAT = "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}"
 
@@ -28,6 +38,24 @@ def block_detach(context: Context, arguments: list[str]) -> int:
         context.client.call(BLOCK_DETACH, BlockDetachRequest(domain.domid, rest[1], force))
     except HostError as error:
         raise CommandFailed(f"libxl_device_disk_remove failed: {error}") from None
+    return EXIT_SUCCESS
+
+
+def cd_insert(context: Context, arguments: list[str]) -> int:
+    """Put an image into a CD drive, in place of what is in it."""
+    _, rest = parse_options(arguments, required=3)
+    return _change_medium(context, *rest[:3])
+
+
+def cd_eject(context: Context, arguments: list[str]) -> int:
+    """Empty a CD drive."""
+    _, rest = parse_options(arguments, required=2)
+    return _change_medium(context, rest[0], rest[1], "")
+
+
+def _change_medium(context: Context, identifier: str, vdev: str, target: str) -> int:
+    domain = context.resolve(identifier)
+    context.client.call(BLOCK_MEDIUM, MediumRequest(domain.domid, vdev, target, os.getcwd()))
     return EXIT_SUCCESS
 
 

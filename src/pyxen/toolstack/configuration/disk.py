@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_FORMATS = ("raw", "qcow", "qcow2", "vhd", "qed", "empty")
+#: The last two before "empty" are not Xen's.
+_FORMATS = ("raw", "qcow", "qcow2", "vhd", "qed", "vhdx", "vmdk", "empty")
 _BACKEND_TYPES = ("phy", "qdisk", "tap", "standalone")
 _ACCESS = {"r": False, "ro": False, "w": True, "rw": True, "w!": True}
 _DEVTYPES = ("cdrom", "disk")
@@ -54,10 +55,10 @@ class DiskSpecification:
 
     def unsupported(self) -> str:
         """Why pyxen can't make this disk yet; empty if it can."""
-        if self.format == "empty" or not self.target:
-            return "empty CD drives are not supported yet"
-        if self.format != "raw":
-            return f"the format {self.format} is not supported yet; convert the image: qemu-img convert -O raw {self.target} NEW-IMAGE"
+        if not self.target and not self.cdrom:
+            return "only a CD drive can be empty; add devtype=cdrom"
+        if self.shared and self.format != "raw":
+            return f"access w! (shared writing) needs a raw image: several programs can't write one of the format {self.format}"
         if self.script:
             return f"the script {self.script} is not supported: give a file or a block device"
         if self.backend not in ("", "0", "Domain-0"):
@@ -171,7 +172,7 @@ class _Parser:
         return DiskSpecification(
             target=target,
             vdev=vdev,
-            format=format_,
+            format=format_ if target else "empty",
             writable=_ACCESS[access] and not cdrom,
             shared=access == "w!" and not cdrom,
             cdrom=cdrom,

@@ -83,6 +83,17 @@ class DeviceEntries:
                 if name != "frontend":
                     view.write(f"{place.libxl}/{name}", value)
 
+    async def change(self, place: DevicePlace, entries: Mapping[str, str]) -> str:
+        """Write to the backend's folder, and wait until the backend has taken note. -> what it has to say against it, empty for nothing.
+        Raises ``ToolstackError``."""
+        with self._store.transaction() as view:
+            for name, value in {"hotplug-status": "", "hotplug-error": "", **entries}.items():
+                view.write(f"{place.backend}/{name}", value)
+            for name, value in entries.items():
+                view.write(f"{place.libxl}/{name}", value)
+        await self.ready(place)
+        return self._store.get(f"{place.backend}/hotplug-error")
+
     async def ready(self, place: DevicePlace) -> None:
         """Wait until the backend has what it needs. Raises ``ToolstackError`` with the backend's own words."""
         status = f"{place.backend}/hotplug-status"

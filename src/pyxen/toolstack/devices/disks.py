@@ -69,6 +69,25 @@ class DomainDisks:
             await self._entries.unplug(place)
         return name
 
+    async def change_medium(self, domid: int, untrusted_vdev: str, medium: DiskSpecification | None) -> str:
+        """Put another image into a CD drive, or none. When the image can't be used, the drive is empty afterwards. -> the drive's name.
+        Raises ``ToolstackError``."""
+        place = DevicePlace(_KIND, domid, _number(untrusted_vdev))
+        if not self._entries.exists(place) or self._entries.read(f"{place.libxl}/device-type") != "cdrom":
+            raise ToolstackError(f"the domain has no CD drive {untrusted_vdev}", Fault.NOT_FOUND)
+        if medium is not None and self._entries.read(f"{place.libxl}/params") == medium.target:
+            return self._entries.read(f"{place.libxl}/dev")
+        wanted = {"params": "", "image-format": "empty"}
+        if medium is not None:
+            wanted = {"params": medium.target, "image-format": medium.format}
+        elif not self._entries.read(f"{place.libxl}/params"):
+            return self._entries.read(f"{place.libxl}/dev")
+        refusal = await self._entries.change(place, wanted)
+        if refusal:
+            await self._entries.change(place, {"params": "", "image-format": "empty"})
+            raise ToolstackError(f"{refusal}; the drive is empty now", Fault.INVALID)
+        return self._entries.read(f"{place.libxl}/dev")
+
     async def remove_all(self, domid: int) -> None:
         """Before a domain is destroyed. Never raises."""
         places = [DevicePlace(_KIND, domid, devid) for devid in self._entries.numbers(domid, _KIND)]
@@ -111,10 +130,11 @@ def _backend_entries(disk: DiskSpecification) -> dict[str, str]:
     mode = ("w!" if disk.shared else "w") if disk.writable else "r"
     return {
         "params": disk.target,
+        "image-format": disk.format,
         "removable": str(int(disk.cdrom)),
         "bootable": "1",
         "dev": disk.vdev,
-        "type": "phy",
+        "type": "phy" if disk.format == "raw" else "qdisk",
         "mode": mode,
         "device-type": "cdrom" if disk.cdrom else "disk",
         "discard-enable": str(int(disk.discard)),
