@@ -79,8 +79,8 @@ class GuestConsole:
 class Machine:
     """The hypervisor and its guests."""
 
-    def __init__(self, memory_mib: int = 256) -> None:
-        self.hypervisor = Hypervisor(make_engine, memory_bytes=memory_mib << 20, self_test=False)
+    def __init__(self, memory_mib: int = 256, processors: int | None = None) -> None:
+        self.hypervisor = Hypervisor(make_engine, memory_bytes=memory_mib << 20, processors=processors, self_test=False)
         self._dom0 = self.hypervisor.dom0
 
     def close(self) -> None:
@@ -101,6 +101,18 @@ class Machine:
                 with contextlib.suppress(BufferError):
                     page.release()
                 self._dom0.unmap_foreign(domid, built.console_mfn)
+        finally:
+            with contextlib.suppress(HypercallError):
+                self._dom0.destroy_domain(domid)
+
+    @contextlib.contextmanager
+    def running(self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, cpupool: int = 0) -> Iterator[int]:
+        """A domain for a block, which nobody watches. Gives its id."""
+        domid = self._dom0.create_domain(kind="pv", handle=os.urandom(16), max_vcpus=vcpus, cpupool=cpupool)
+        try:
+            build_pv_domain(self._dom0, domid, plan_pv_domain(open_kernel(kernel), None, "", memory_mib << 10))
+            self._dom0.unpause_domain(domid)
+            yield domid
         finally:
             with contextlib.suppress(HypercallError):
                 self._dom0.destroy_domain(domid)
@@ -165,9 +177,9 @@ class Machine:
 
 
 @contextlib.contextmanager
-def running_machine() -> Iterator[Machine]:
+def running_machine(processors: int | None = None) -> Iterator[Machine]:
     """A machine for a block."""
-    machine = Machine()
+    machine = Machine(processors=processors)
     try:
         yield machine
     finally:

@@ -66,10 +66,18 @@ def _memory(hypervisor: Hypervisor) -> None:
     hypervisor.log(f"Physical memory information: {memory.free_frames} of {memory.total_frames} frames free")
 
 
+def _run_queues(hypervisor: Hypervisor) -> None:
+    for number, pool in sorted(hypervisor.dispatcher.pools.items()):
+        hypervisor.log(f"CPU pool {number}: scheduler {pool.scheduler.name}, CPUs {' '.join(map(str, sorted(pool.processors))) or 'none'}")
+        for line in pool.scheduler.describe():
+            hypervisor.log(f"    {line}")
+
+
 _KEYS: dict[str, tuple[str, Callable[[Hypervisor], None]]] = {
     "h": ("show this message", _help),
     "q": ("dump domain (and guest debug) info", _domains),
     "e": ("dump evtchn info", _event_channels),
     "d": ("dump registers", _registers),
     "m": ("memory info", _memory),
+    "r": ("dump run queues", _run_queues),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to_cr3
+from pyxen.abi.vcpu import RUNSTATE_running
 from pyxen.hypervisor import debug_keys, vcpu_context
 from pyxen.hypervisor.dom0_interface import (
     DomainInfo,
@@ -21,6 +21,7 @@ from pyxen.hypervisor.dom0_interface import (
     GuestRegisters,
     HypercallError,
     PhysicalInfo,
+    SchedulingHypercalls,
     ShutdownReason,
     VcpuInfo,
     XenVersion,
@@ -30,6 +31,7 @@ from pyxen.hypervisor.frame_table import L4
 from pyxen.hypervisor.frame_views import FrameViews
 from pyxen.hypervisor.grant_device import GrantDevice
 from pyxen.hypervisor.machine_memory import Frames
+from pyxen.hypervisor.scheduling.control import SchedulingControl
 from pyxen.hypervisor.xen_version import VERSION
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Dom0:
         self._lock = hypervisor.lock
         self._views = FrameViews(hypervisor)
         self._grants = GrantDevice(hypervisor, self._views)
-        self._affinity: dict[tuple[int, int], tuple[frozenset[int] | None, frozenset[int] | None]] = {}
+        self.scheduling: SchedulingHypercalls = SchedulingControl(hypervisor)
 
     @contextmanager
     def _guest(self, domid: int) -> Iterator[Domain]:
@@ -68,6 +70,10 @@ class Dom0:
                 raise HypercallError(errno.EINVAL, f"domain {domid} is dying")
             yield domain
 
+    @property
+    def _nr_cpus(self) -> int:
+        return len(self._hypervisor.dispatcher.processors)
+
     # -- domctl --------------------------------------------------------------------------------------------------------
     def create_domain(
         self,
@@ -79,6 +85,7 @@ class Dom0:
         max_grant_frames: int = 64,
         max_maptrack_frames: int = 1024,
         max_grant_version: int = 2,
+        cpupool: int = 0,
     ) -> int:
         """XEN_DOMCTL_createdomain."""
         if kind != "pv":
@@ -91,7 +98,10 @@ class Dom0:
         if len(handle) != 16 or max_evtchn_port < 1:
             raise HypercallError(errno.EINVAL, "a handle of 16 octets and at least one event-channel port are needed")
         with self._lock:
-            return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, limits).domid
+            pool = self._hypervisor.dispatcher.pool(cpupool)
+            if not pool.processors:
+                raise HypercallError(errno.EBUSY, f"CPU pool {cpupool} has no CPUs")
+            return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, limits, pool).domid
 
     def destroy_domain(self, domid: int) -> None:
         """XEN_DOMCTL_destroydomain. A vCPU thread that does not end soon is left behind with the domain, dying, and does the rest when it
@@ -100,8 +110,7 @@ class Dom0:
             if domain.stopped or domain.abandoned:
                 return
             domain.dying = True
-            domain.kick_all()
-            self._affinity = {key: value for key, value in self._affinity.items() if key[0] != domid}
+            domain.settle_all()
             if not domain.exclusive_done.wait_for(lambda: domain.all_ended, END_TIMEOUT_S):
                 domain.abandoned = True
                 self._hypervisor.log(f"d{domid}: a vCPU does not leave the guest; the domain stays, dying, until it does")
@@ -121,7 +130,7 @@ class Dom0:
             self._hypervisor.check_stopped(domain)
             for vcpu in domain.vcpus:
                 # Its thread would account for it a little later; who asked for the pause sees its time stand still from now on.
-                vcpu.update_runstate()
+                vcpu.settle()
             domain.publish("paused")
 
     def unpause_domain(self, domid: int) -> None:
@@ -166,7 +175,7 @@ class Dom0:
             domid=domain.domid,
             handle=domain.handle,
             kind=domain.kind,
-            running=alive and (is_dom0 or any(vcpu.runnable for vcpu in online)),
+            running=alive and (is_dom0 or any(vcpu.unit.processor is not None for vcpu in online)),
             blocked=alive and not is_dom0 and bool(online) and all(vcpu.blocked for vcpu in online),
             paused=domain.pause_count > 0,
             dying=domain.dying,
@@ -179,7 +188,8 @@ class Dom0:
             shared_info_frame=domain.shared_info >> 12,
             cpu_time_ns=_domain0_time() if is_dom0 else sum(vcpu.runstate.running_ns(now) for vcpu in domain.vcpus),
             max_vcpu_id=max(len(domain.vcpus) - 1, 0),
-            online_vcpus=_host_cpus() if is_dom0 else len(online),
+            online_vcpus=self._nr_cpus if is_dom0 else len(online),
+            cpupool=domain.cpupool.number,
         )
 
     def vcpu_info(self, domid: int) -> list[VcpuInfo]:
@@ -187,19 +197,20 @@ class Dom0:
         with self._lock:
             domain = self._hypervisor.domain(domid)
             now = self._hypervisor.now()
-            return [self._vcpu_info(vcpu, now) for vcpu in domain.vcpus] if domid else _domain0_vcpus()
+            return [self._vcpu_info(vcpu, now) for vcpu in domain.vcpus] if domid else _domain0_vcpus(self._nr_cpus)
 
     def _vcpu_info(self, vcpu: Vcpu, now: int) -> VcpuInfo:
-        hard, soft = self._affinity.get((vcpu.domain.domid, vcpu.vcpu_id), (None, None))
+        unit, times = vcpu.unit, vcpu.runstate.snapshot(now)
         return VcpuInfo(
             vcpu=vcpu.vcpu_id,
             online=vcpu.online,
             blocked=vcpu.blocked,
-            running=vcpu.in_guest,
-            cpu_time_ns=vcpu.runstate.running_ns(now),
-            cpu=vcpu.vcpu_id % _host_cpus(),
-            hard_affinity=hard,
-            soft_affinity=soft,
+            running=unit.processor is not None,
+            cpu_time_ns=times[RUNSTATE_running],
+            cpu=max(unit.last, 0),
+            hard_affinity=unit.hard,
+            soft_affinity=unit.soft,
+            runstate_ns=(times[0], times[1], times[2], times[3]),
         )
 
     def set_vcpu_context(self, domid: int, vcpu: int, registers: GuestRegisters) -> None:
@@ -230,15 +241,11 @@ class Dom0:
             self._hypervisor.bring_up(target)
 
     def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None:
-        """XEN_DOMCTL_setvcpuaffinity: recorded; the host's scheduler decides until there is one of our own. EINVAL for a CPU that
-        is not there."""
+        """XEN_DOMCTL_setvcpuaffinity: None is every CPU. EINVAL for CPUs that are not there or not in the domain's pool."""
         with self._living_guest(domid) as domain:
             if not 0 <= vcpu < len(domain.vcpus):
                 raise HypercallError(errno.EINVAL, f"domain {domid} has no vCPU {vcpu}")
-            for wanted in (hard, soft):
-                if wanted is not None and not wanted & frozenset(range(_host_cpus())):
-                    raise HypercallError(errno.EINVAL, f"no CPU of {sorted(wanted)} is there")
-            self._affinity[domid, vcpu] = (hard, soft)
+            self._hypervisor.dispatcher.set_affinity(domain.vcpus[vcpu].unit, hard, soft)
 
     def send_nmi(self, domid: int, vcpu: int) -> None:
         """An NMI to one vCPU. EINVAL."""
@@ -261,7 +268,7 @@ class Dom0:
             leaves = (engine.cpuid(1, 0), engine.cpuid(0x80000001, 0), engine.cpuid(7, 0))
             hw_caps = (leaves[0][3], leaves[0][2], leaves[1][3], leaves[1][2], 0, leaves[2][1], 0, 0)
             return PhysicalInfo(
-                nr_cpus=_host_cpus(),
+                nr_cpus=self._nr_cpus,
                 cpu_khz=int(self._hypervisor.guest_time.tsc_hz / 1000),
                 total_pages=memory.total_frames,
                 free_pages=memory.free_frames,
@@ -426,12 +433,9 @@ class Dom0:
             domain.grant_table.seed(reference, granted_domid, mfn)
 
 
-def _host_cpus() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _domain0_vcpus() -> list[VcpuInfo]:
-    """The embedded Domain 0 is one loop; it shows the host's CPUs as its vCPUs, the loop's time on the first."""
+def _domain0_vcpus(count: int) -> list[VcpuInfo]:
+    """The embedded Domain 0 is one loop, which the host schedules; it shows the machine's CPUs as its vCPUs, the loop's time on the
+    first."""
     return [
         VcpuInfo(
             vcpu=number,
@@ -441,7 +445,7 @@ def _domain0_vcpus() -> list[VcpuInfo]:
             cpu_time_ns=_domain0_time() if number == 0 else 0,
             cpu=number,
         )
-        for number in range(_host_cpus())
+        for number in range(count)
     ]
 
 

@@ -58,6 +58,7 @@ class VcpuInfo:
     cpu: int  #: physical CPU it last ran on
     hard_affinity: frozenset[int] | None = None  #: None: all
     soft_affinity: frozenset[int] | None = None
+    runstate_ns: tuple[int, int, int, int] = (0, 0, 0, 0)  #: time running, runnable, blocked, offline (RUNSTATE_*), up to now
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,24 @@ class PhysicalInfo:
     scrub_pages: int
     max_mfn: int
     hw_caps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SchedulerParameters:
+    """XEN_DOMCTL_SCHEDOP_putinfo of Credit2."""
+
+    weight: int  #: 1 to 65535; 256 is the default
+    cap: int  #: percent of one CPU; 0: none
+
+
+@dataclass(frozen=True)
+class CpuPoolInfo:
+    """XEN_SYSCTL_CPUPOOL_OP_INFO."""
+
+    number: int
+    scheduler: str  #: "credit2", "null", "rr"
+    cpus: frozenset[int]
+    domains: int  #: how many are in it
 
 
 @dataclass(frozen=True)
@@ -150,8 +169,47 @@ class GuestRegisters:
     extra: dict[str, int] = field(default_factory=dict)
 
 
+class SchedulingHypercalls(Protocol):
+    """Scheduler parameters and CPU pools. EINVAL where a pool's scheduler is not Credit2, ENOENT for a pool that is not there."""
+
+    def parameters(self, domid: int) -> SchedulerParameters:
+        """ESRCH, EINVAL."""
+
+    def set_parameters(self, domid: int, parameters: SchedulerParameters) -> None:
+        """EINVAL outside the ranges (the cap is at most 100 for each vCPU), and for Domain 0, which the host schedules; ESRCH."""
+
+    def ratelimit_us(self, pool: int) -> int:
+        """How long a vCPU that got a CPU keeps it at least."""
+
+    def set_ratelimit_us(self, pool: int, microseconds: int) -> None:
+        """100 to 500000, or 0 for none. EINVAL."""
+
+    def cpupools(self) -> list[CpuPoolInfo]:
+        """All, by number. Pool 0 is always there."""
+
+    def create_cpupool(self, scheduler: str) -> int:
+        """-> the number of a new pool without CPUs. EINVAL for an unknown scheduler."""
+
+    def destroy_cpupool(self, pool: int) -> None:
+        """EBUSY while it has CPUs or domains, EPERM for pool 0."""
+
+    def add_cpu(self, pool: int, cpu: int) -> None:
+        """EBUSY for a CPU that is in a pool, EINVAL for one that is not there."""
+
+    def remove_cpu(self, pool: int, cpu: int) -> None:
+        """EINVAL for a CPU that is not in the pool, EBUSY for the last one of a pool with domains."""
+
+    def move_domain(self, domid: int, pool: int) -> None:
+        """It has the parameters and affinities of a new domain then. EBUSY for a pool without CPUs, EINVAL for Domain 0, ESRCH."""
+
+    def free_cpus(self) -> frozenset[int]:
+        """Those in no pool."""
+
+
 class Dom0Hypercalls(Protocol):
     """See the module's text. Domain ids are 0..0x7fef; frames are MFNs; memory amounts are pages unless a name says kib."""
+
+    scheduling: SchedulingHypercalls
 
     # -- domctl ---------------------------------------------------------------------------------------------------
     def create_domain(
@@ -164,6 +222,7 @@ class Dom0Hypercalls(Protocol):
         max_grant_frames: int = 64,
         max_maptrack_frames: int = 1024,
         max_grant_version: int = 2,
+        cpupool: int = 0,
     ) -> int:
         """XEN_DOMCTL_createdomain: an empty, paused (one pause count) domain with no memory. -> domid.
         EINVAL for a bad argument, ENOMEM when the host can't give the bookkeeping, ENOSPC when all ids are in use."""

@@ -33,6 +33,7 @@ from pyxen.hypervisor.vcpu import Vcpu
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.hypervisor import Hypervisor
+    from pyxen.hypervisor.scheduling.cpu_pool import CpuPool
 
 VCPU_INFO_OFFSET: int = shared_info.vcpu_info.offset
 LAST_HYPERCALL_NUMBER = 55
@@ -46,12 +47,13 @@ class Domain:
     All methods are called with the hypervisor lock held.
     """
 
-    def __init__(self, hypervisor: Hypervisor, domid: int, *, kind: str, handle: bytes, max_evtchn_port: int) -> None:
+    def __init__(self, hypervisor: Hypervisor, domid: int, *, kind: str, handle: bytes, max_evtchn_port: int, pool: CpuPool) -> None:
         self.hypervisor = hypervisor
         self.domid = domid
         self.kind = kind
         self.handle = handle
         self.created_at = time.time()
+        self.cpupool = pool
         self.vcpus: list[Vcpu] = []
         self.pause_count = 1
         self.dying = False
@@ -250,14 +252,14 @@ class Domain:
     def pause(self) -> None:
         """Domain 0 pauses it: one more pause count."""
         self.pause_count += 1
-        self.kick_all()
+        self.settle_all()
 
     def unpause(self) -> None:
         """One pause count less; at none it runs. EINVAL when it is not paused."""
         if not self.pause_count:
             raise HypercallError(errno.EINVAL, f"domain {self.domid} is not paused")
         self.pause_count -= 1
-        self.kick_all()
+        self.settle_all()
 
     @property
     def held_by_others(self) -> bool:
@@ -269,10 +271,10 @@ class Domain:
         if self.vcpus and not self.stopped:
             self.address_space.flush_stale(self.hypervisor.frames.clock)
 
-    def kick_all(self) -> None:
-        """Have all vCPUs look at their state."""
+    def settle_all(self) -> None:
+        """Whether its vCPUs are runnable has changed."""
         for vcpu in self.vcpus:
-            vcpu.kick()
+            vcpu.settle()
 
     def shut_down(self, reason: ShutdownReason) -> None:
         """SCHEDOP_shutdown: stop all vCPUs and tell Domain 0. Keeps the first reason."""
@@ -280,7 +282,7 @@ class Domain:
             return
         self.is_shut_down = True
         self.shutdown_reason = reason
-        self.kick_all()
+        self.settle_all()
         self.publish("crashed" if reason is ShutdownReason.CRASH else "shutdown", self.crash_cause or reason.name.lower())
         self.hypervisor.notify_domain_exception()
 
@@ -297,7 +299,7 @@ class Domain:
         if not self.is_shut_down:
             raise HypercallError(errno.EINVAL, f"domain {self.domid} is not shut down")
         self.is_shut_down, self.shutdown_reason, self.crash_cause = False, None, ""
-        self.kick_all()
+        self.settle_all()
 
     def publish(self, what: str, detail: str = "") -> None:
         """Tell the hooks about a change of its life."""
@@ -334,6 +336,7 @@ class Domain:
         grant_mapping.release_all(self)
         for vcpu in self.vcpus:
             vcpu.stop_timers()
+            hypervisor.dispatcher.remove(vcpu.unit)
         for timer in self.watchdogs.values():
             timer.cancel()
         self.event_channels.destroy()

@@ -1,4 +1,4 @@
-"""The life of a vCPU's host thread: wait until runnable, deliver what is pending, run the guest, handle the exit.
+"""The life of a vCPU's host thread: wait for a processor, deliver what is pending, run the guest, handle the exit.
 
 The hypervisor lock is held all the time but while the guest runs and while the thread sleeps.
 """
@@ -26,13 +26,12 @@ def start(vcpu: Vcpu) -> None:
 
 def _live(vcpu: Vcpu) -> None:
     domain = vcpu.domain
+    dispatcher = vcpu.hypervisor.dispatcher
     with vcpu.hypervisor.lock:
-        vcpu.update_runstate()
+        dispatcher.place_thread(vcpu)
         while not domain.dying:
-            if not vcpu.runnable:
-                vcpu.update_runstate()
-                vcpu.wakeup.wait()
-                vcpu.update_runstate()
+            if not vcpu.may_enter:
+                dispatcher.await_turn(vcpu)
                 continue
             try:
                 _step(vcpu)
@@ -43,7 +42,7 @@ def _live(vcpu: Vcpu) -> None:
                 domain.crash(f"internal error: {error!r} at rip {vcpu.state.rip:#x}, rax {vcpu.state.rax:#x}")
                 for line in traceback.format_exc().splitlines():
                     vcpu.hypervisor.log(f"  {line}")
-        vcpu.update_runstate()
+        vcpu.settle()
         vcpu.cpu.close()
         vcpu.ended = True
         domain.exclusive_done.notify_all()
@@ -55,7 +54,7 @@ def _step(vcpu: Vcpu) -> None:
     """One entry to the guest and the exit that ends it."""
     vcpu.hypervisor.guest_time.before_entry(vcpu)
     deliver_pending(vcpu)
-    if not vcpu.runnable:
+    if not vcpu.may_enter:
         return
     lock = vcpu.hypervisor.lock
     vcpu.in_guest = True

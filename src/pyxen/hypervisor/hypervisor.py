@@ -29,6 +29,8 @@ from pyxen.hypervisor.guest_time import CORRECTION_PERIOD_NS, GuestTime
 from pyxen.hypervisor.hooks import Hooks
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames, MachineMemory
 from pyxen.hypervisor.page_tables import ACCESSED, DIRTY, NX, PRESENT, PSE, USER, PageTables
+from pyxen.hypervisor.scheduling.cpu_pool import CpuPool
+from pyxen.hypervisor.scheduling.dispatcher import Dispatcher
 from pyxen.hypervisor.timers import TimerQueue
 from pyxen.hypervisor.vcpu import Vcpu, VcpuStuckError
 from pyxen.hypervisor.vcpu_op import write_runstate
@@ -47,9 +49,10 @@ BREATH_S = 1e-6
 
 
 class Hypervisor:
-    """One machine. ``memory_bytes`` is what all domains and Xen itself can use; it is taken from the host only as it is touched."""
+    """One machine. ``memory_bytes`` is what all domains and Xen itself can use; it is taken from the host only as it is touched.
+    ``processors``: how many physical CPUs it has; None: as many as this process may use of the host."""
 
-    def __init__(self, engine_factory: EngineFactory, *, memory_bytes: int, self_test: bool = True) -> None:
+    def __init__(self, engine_factory: EngineFactory, *, memory_bytes: int, processors: int | None = None, self_test: bool = True) -> None:
         self.lock = threading.RLock()
         self._breather = threading.Condition(self.lock)
         self.console = ConsoleRing()
@@ -66,11 +69,14 @@ class Hypervisor:
         self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe)
         self.guest_cr4_mask = 0x8 | 0x4
         self.timers = TimerQueue(self.lock, self.now, self._timer_failed)
+        self.dispatcher = Dispatcher(self.now, self.timers, processors)
         self._domains: dict[int, Domain] = self.page_tables.domains
         self._next_domid = 1
         self._exception_handlers: list[Callable[[], None]] = []
         self.closed = False
-        self._domains[0] = Domain(self, 0, kind="dom0", handle=bytes(16), max_evtchn_port=HandlerDelivery.ports - 1)
+        self._domains[0] = Domain(
+            self, 0, kind="dom0", handle=bytes(16), max_evtchn_port=HandlerDelivery.ports - 1, pool=self.dispatcher.pools[0]
+        )
         self._domains[0].pause_count = 0
         self.dom0: Dom0Hypercalls = Dom0(self)
         with self.lock:
@@ -165,10 +171,10 @@ class Hypervisor:
         """All, by id."""
         return [self._domains[domid] for domid in sorted(self._domains)]
 
-    def create_domain(self, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int, limits: GrantLimits) -> Domain:
+    def create_domain(self, kind: str, handle: bytes, max_vcpus: int, max_evtchn_port: int, limits: GrantLimits, pool: CpuPool) -> Domain:
         """An empty, paused domain. ENOSPC, ENOMEM."""
         domid = self._free_domid()
-        domain = Domain(self, domid, kind=kind, handle=handle, max_evtchn_port=max_evtchn_port)
+        domain = Domain(self, domid, kind=kind, handle=handle, max_evtchn_port=max_evtchn_port, pool=pool)
         self._domains[domid] = domain
         try:
             domain.build(max_vcpus, limits)
@@ -228,8 +234,7 @@ class Hypervisor:
         vcpu.online = True
         if vcpu.thread is None:
             execution.start(vcpu)
-        vcpu.update_runstate()
-        vcpu.kick()
+        vcpu.settle()
 
     def stop_briefly(self, vcpu: Vcpu, caller: Vcpu | None) -> None:
         """Return when ``vcpu`` is not executing guest code; it can't start again before the lock is free. ``caller`` itself never is.

@@ -51,7 +51,8 @@ def block(vcpu: Vcpu) -> None:
 
 
 def _yield(vcpu: Vcpu, argument: int) -> int:
-    """Nothing to do: the host's scheduler gets its chance at every exit."""
+    """Let others go first."""
+    vcpu.hypervisor.dispatcher.give_way(vcpu)
     return 0
 
 

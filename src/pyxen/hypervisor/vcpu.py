@@ -104,10 +104,13 @@ class Vcpu:
         self.in_guest = False
         self.stuck = False  # in the guest, and did not leave it when it was kicked
         self.ended = False  # its thread has done all it had to do
+        #: Whether it holds a processor and nobody wants it back: see ``scheduling.dispatcher``, the only one to change it.
+        self.may_enter = False
         self.flush_clock = 0
         self.time_generation = 0
         self.wakeup = threading.Condition(domain.hypervisor.lock)
         self.thread: threading.Thread | None = None
+        self.unit = domain.hypervisor.dispatcher.insert(self, domain.cpupool)
 
     # -- modes and roots ---------------------------------------------------------------------------------------------
     def toggle_mode(self) -> None:
@@ -157,15 +160,17 @@ class Vcpu:
     # -- stopping and waking -----------------------------------------------------------------------------------------
     @property
     def runnable(self) -> bool:
-        """Whether it may execute guest code now."""
+        """Whether it would execute guest code, if it had a processor."""
         return self.online and not self.blocked and not self.pause_count and not self.domain.paused
 
     def kick(self) -> None:
-        """Make it look at its pending work: out of the guest, or out of its sleep. Lock held."""
+        """Make it look at its pending work before it goes on in the guest. Lock held."""
         if self.in_guest:
             self.cpu.kick()
-        else:
-            self.wakeup.notify_all()
+
+    def settle(self) -> None:
+        """What decides whether it is runnable has changed."""
+        self.hypervisor.dispatcher.settle(self)
 
     def wake(self) -> None:
         """An event arrived: end SCHEDOP_block or poll."""
@@ -175,24 +180,27 @@ class Vcpu:
             if self.poll_timer is not None:
                 self.poll_timer.cancel()
                 self.poll_timer = None
-            self.update_runstate()
+            self.settle()
         self.kick()
 
     def block(self) -> None:
         """Sleep until ``wake``. The thread notices when the current exit is done."""
         self.blocked = True
-        self.update_runstate()
+        self.settle()
 
-    def update_runstate(self) -> None:
-        """Account the time since the last change to the state it was in, and enter the one it is in now."""
-        if self.runnable:
-            new = abi_vcpu.RUNSTATE_running if self.in_guest or self.thread is threading.current_thread() else abi_vcpu.RUNSTATE_runnable
+    def update_runstate(self, now_ns: int | None = None) -> None:
+        """If its state has changed: account the time since the last change to the state it was in, and enter the one it is in now."""
+        if self.unit.processor is not None:
+            new = abi_vcpu.RUNSTATE_running
+        elif self.runnable:
+            new = abi_vcpu.RUNSTATE_runnable
         elif self.blocked and not self.domain.paused and self.online:
             new = abi_vcpu.RUNSTATE_blocked
         else:
             new = abi_vcpu.RUNSTATE_offline
-        self.runstate.change(new, self.hypervisor.now())
-        self.runstate_changed = True
+        if new != self.runstate.state:
+            self.runstate.change(new, self.hypervisor.now() if now_ns is None else now_ns)
+            self.runstate_changed = True
 
     # -- events ------------------------------------------------------------------------------------------------------
     @property

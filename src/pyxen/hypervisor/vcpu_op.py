@@ -57,8 +57,7 @@ def _down(caller: Vcpu, target: Vcpu, argument: int) -> int:
         caller.domain.shut_down(ShutdownReason.POWEROFF)
         return 0
     target.online = False
-    target.update_runstate()
-    target.kick()
+    target.settle()
     return 0
 
 
