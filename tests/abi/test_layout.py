@@ -33,7 +33,11 @@ HEADERS = {
     "xen": ["xen.h", "xen-compat.h"],
     "arch_x86_64": ["arch-x86/xen.h", "arch-x86/xen-x86_64.h", "arch-x86/cpuid.h"],
     "hvm.start_info": ["arch-x86/hvm/start_info.h"],
+    "control": ["domctl.h", "sysctl.h", "platform.h"],
 }
+
+# Of these we have the beginnings only: the embedded Domain 0 calls the hypervisor by ``dom0_interface``.
+HEADS_ONLY = {"domctl.h", "sysctl.h", "platform.h"}
 
 # --- Where the two sides differ on purpose -------------------------------------------------------------------------------------
 
@@ -366,7 +370,7 @@ def test_nothing_of_the_headers_is_forgotten(headers: Headers) -> None:
         for module in abi_modules()
         for header in headers_of(module)
         for name in headers.defined(header)
-        if name not in have and not LEFT_OUT.fullmatch(name)
+        if name not in have and header not in HEADS_ONLY and not LEFT_OUT.fullmatch(name)
     }
     assert missing == set()
 

@@ -1,8 +1,7 @@
 """The one table of all hypercalls: number, name, handler, how many arguments, and who may call. And the dispatch that it makes.
 
-What is not in the table answers -ENOSYS and is logged once per domain. A handler copies its arguments in, calls a typed function,
-copies the
-result out; it refuses with ``HypercallError`` (answered as the negative errno) or ``GuestFault`` (-EFAULT).
+What is not in the table answers -ENOSYS and is logged once per domain. A handler copies its arguments in, calls a typed function, copies
+the result out; it refuses with ``HypercallError`` (answered as the negative errno) or ``GuestFault`` (-EFAULT).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pyxen.engine.interface import CpuState
 from pyxen.hypervisor import (
     callback_op,
     console_io,
+    control_op,
     cpu_ops,
     event_channel_op,
     grant_table_op,
@@ -55,10 +55,6 @@ class Hypercall:
     narrow: tuple[int, ...] = ()
 
 
-def _privileged(vcpu: Vcpu, *arguments: int) -> int:
-    return -errno.EPERM
-
-
 HYPERCALLS = (
     Hypercall(xen.HYPERVISOR_set_trap_table, "set_trap_table", cpu_ops.set_trap_table, 1),
     Hypercall(xen.HYPERVISOR_mmu_update, "mmu_update", mmu_ops.mmu_update, 4, narrow=(1, 3)),
@@ -67,7 +63,7 @@ HYPERCALLS = (
     Hypercall(xen.HYPERVISOR_set_callbacks, "set_callbacks", callback_op.set_callbacks, 3),
     Hypercall(xen.HYPERVISOR_fpu_taskswitch, "fpu_taskswitch", cpu_ops.fpu_taskswitch, 1, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_sched_op_compat, "sched_op_compat", sched_op.sched_op_compat, 2, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_platform_op, "platform_op", _privileged, 1, privileged=True),
+    Hypercall(xen.HYPERVISOR_platform_op, "platform_op", control_op.platform_op, 1, privileged=True),
     Hypercall(xen.HYPERVISOR_set_debugreg, "set_debugreg", cpu_ops.set_debugreg, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_get_debugreg, "get_debugreg", cpu_ops.get_debugreg, 1, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_update_descriptor, "update_descriptor", cpu_ops.update_descriptor, 2),
@@ -91,8 +87,8 @@ HYPERCALLS = (
     Hypercall(xen.HYPERVISOR_callback_op, "callback_op", callback_op.callback_op, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_event_channel_op, "event_channel_op", event_channel_op.event_channel_op, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_physdev_op, "physdev_op", physdev_op.physdev_op, 2, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_sysctl, "sysctl", _privileged, 1, privileged=True),
-    Hypercall(xen.HYPERVISOR_domctl, "domctl", _privileged, 1, privileged=True),
+    Hypercall(xen.HYPERVISOR_sysctl, "sysctl", control_op.sysctl, 1, privileged=True),
+    Hypercall(xen.HYPERVISOR_domctl, "domctl", control_op.domctl, 1, privileged=True),
 )
 TABLE = {entry.number: entry for entry in HYPERCALLS}
 _ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")

@@ -116,11 +116,6 @@ def test_unknown_numbers(guest: SmallDomain) -> None:
     assert len(guest.domain.hypercalls) < 70, "nor the host's memory"
 
 
-def test_privileged(guest: SmallDomain) -> None:
-    for number in (xen.HYPERVISOR_domctl, xen.HYPERVISOR_sysctl, xen.HYPERVISOR_platform_op):
-        assert guest.call(number, guest.at(0)) == -errno.EPERM
-
-
 def with_handler(monkeypatch: pytest.MonkeyPatch, number: int, handler) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setitem(TABLE, number, dataclasses.replace(TABLE[number], handler=handler))
 
