@@ -561,6 +561,66 @@ EDITS: tuple[Edit, ...] = (
         AFTER,
         "    raise_exception_ra(env, EXCP0D_GPF, GETPC());\n",
     ),
+    # ------------------------------------------------------------------ single instructions
+    Edit(
+        I386 + "translate.c",
+        "A 32-bit CMPXCHG that succeeds leaves all of RAX alone, and one that fails all of a destination register; upstream clears "
+        "their upper halves. The accumulator's and the register's new values:",
+        "/* Compute SEG:REG into A0.  SEG is selected from the override segment\n",
+        BEFORE,
+        "static void pyxen_gen_cmpxchg_reg(DisasContext *s, MemOp ot, int reg, TCGv value, TCGCond keep, TCGv oldv, TCGv cmpv)\n"
+        "{\n"
+        "    TCGContext *tcg_ctx = s->uc->tcg_ctx;\n"
+        "    TCGv old32, cmp32, value32;\n"
+        "\n"
+        "    if (ot != MO_32) {\n"
+        "        gen_op_mov_reg_v(s, ot, reg, value);\n"
+        "        return;\n"
+        "    }\n"
+        "    old32 = tcg_temp_new(tcg_ctx);\n"
+        "    cmp32 = tcg_temp_new(tcg_ctx);\n"
+        "    value32 = tcg_temp_new(tcg_ctx);\n"
+        "    tcg_gen_ext32u_tl(tcg_ctx, old32, oldv);\n"
+        "    tcg_gen_ext32u_tl(tcg_ctx, cmp32, cmpv);\n"
+        "    tcg_gen_ext32u_tl(tcg_ctx, value32, value);\n"
+        "    tcg_gen_movcond_tl(tcg_ctx, keep, tcg_ctx->cpu_regs[reg], old32, cmp32, tcg_ctx->cpu_regs[reg], value32);\n"
+        "    tcg_temp_free(tcg_ctx, old32);\n"
+        "    tcg_temp_free(tcg_ctx, cmp32);\n"
+        "    tcg_temp_free(tcg_ctx, value32);\n"
+        "}\n"
+        "\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "With LOCK.",
+        "                                          s->mem_index, ot | MO_LE);\n                gen_op_mov_reg_v(s, ot, R_EAX, oldv);\n",
+        REPLACE,
+        "                                          s->mem_index, ot | MO_LE);\n"
+        "                pyxen_gen_cmpxchg_reg(s, ot, R_EAX, oldv, TCG_COND_EQ, oldv, cmpv);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "With a register.",
+        "                    gen_op_mov_reg_v(s, ot, R_EAX, oldv);\n                    gen_op_mov_reg_v(s, ot, rm, newv);\n",
+        REPLACE,
+        "                    pyxen_gen_cmpxchg_reg(s, ot, R_EAX, oldv, TCG_COND_EQ, oldv, cmpv);\n"
+        "                    pyxen_gen_cmpxchg_reg(s, ot, rm, newv, TCG_COND_NE, oldv, cmpv);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Without LOCK.",
+        "                    gen_op_st_v(s, ot, newv, s->A0);\n                    gen_op_mov_reg_v(s, ot, R_EAX, oldv);\n",
+        REPLACE,
+        "                    gen_op_st_v(s, ot, newv, s->A0);\n"
+        "                    pyxen_gen_cmpxchg_reg(s, ot, R_EAX, oldv, TCG_COND_EQ, oldv, cmpv);\n",
+    ),
+    Edit(
+        I386 + "fpu_helper.c",
+        "FXSAVE stores the last opcode, too: it is not kept, so 0, as the data pointer. Upstream leaves what was in memory.",
+        "    cpu_stw_data_ra(env, ptr + XO(legacy.ftw), fptag ^ 0xff, ra);\n",
+        AFTER,
+        "    cpu_stw_data_ra(env, ptr + XO(legacy.ftw) + 2, 0, ra);\n",
+    ),
     # ------------------------------------------------------------------ addresses
     Edit(
         I386 + "excp_helper.c",

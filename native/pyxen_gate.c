@@ -350,9 +350,7 @@ static bool page_fault(struct pyxen_cpu *p, CPUX86State *env)
     if (!(error & PF_USER) && address >= g->ldt_start && address < g->ldt_end) {
         return false;
     }
-    if (g->kernel_mode) {
-        error &= ~PF_USER;
-    }
+    error = g->kernel_mode ? error & ~PF_USER : error | PF_USER;
     if (!bounce(p, env, trap->address, trap->masks_events, true, error, env->segs[R_CS].selector, env->segs[R_SS].selector)) {
         return false;
     }

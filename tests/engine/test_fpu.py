@@ -183,3 +183,13 @@ def test_fxrstor_unmasks_exceptions(box: Sandbox) -> None:
     cpu = box.cpu(assemble(code))
     assert cpu.run() == ExitReason.EXCEPTION
     assert cpu.state.vector == XM
+
+
+def test_fxsave_writes_the_last_opcode(box: Sandbox) -> None:
+    """It is not kept, so it is 0, and not what was in memory (which may be another task's)."""
+    box.memory[DATA : DATA + 512] = bytes([0xA5]) * 512
+    cpu = box.cpu(assemble(f"mov rbx, {DATA}; fninit; fld1; fxsave [rbx]; syscall"))
+    assert cpu.run() == ExitReason.SYSCALL
+    image = bytes(box.memory[DATA : DATA + 512])
+    assert image[6:8] == b"\0\0"
+    assert b"\xa5" not in image[:32]

@@ -17,7 +17,7 @@ from pyxen.hypervisor.exits import EXIT_HANDLERS
 from pyxen.hypervisor.guest_access import GuestFault
 from pyxen.hypervisor.hypercall_table import HYPERCALLS
 from pyxen.hypervisor.hypervisor import Hypervisor
-from pyxen.hypervisor.privileged_ops import REGISTERS
+from pyxen.hypervisor.instruction import REGISTERS
 from pyxen.hypervisor.traps import deliver_pending
 from pyxen.hypervisor.vcpu import TrapEntry, Vcpu
 from tests.security.hostile_guest import EDGES, WIDE_EDGES

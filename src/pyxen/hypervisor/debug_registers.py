@@ -18,6 +18,7 @@ DR7_DEFAULT = 0x400
 DR7_RESERVED_ZERO = ~0xFFFF27FF & 0xFFFF_FFFF
 DR7_GENERAL_DETECT = 1 << 13
 CR4_DE = 8
+DR6_SINGLE_STEP = 1 << 14
 
 
 def _index(vcpu: Vcpu, register: int) -> int:
@@ -64,3 +65,17 @@ def note_debug_exception(vcpu: Vcpu) -> None:
     """The engine has set DR6; keep it in the form that the guest reads."""
     vcpu.state.dr[6] = vcpu.state.dr[6] & DR6_WRITABLE | DR6_DEFAULT
     vcpu.state.dirty |= Dirty.DEBUG
+
+
+def note_traps(vcpu: Vcpu, bits: int) -> None:
+    """An emulated instruction has met a breakpoint or is single-stepped: these bits of DR6, reported when it retires."""
+    vcpu.emulated_traps |= bits
+
+
+def take_traps(vcpu: Vcpu) -> int:
+    """What ``note_traps`` has collected goes into DR6. -> the bits: not 0 means #DB."""
+    bits, vcpu.emulated_traps = vcpu.emulated_traps, 0
+    if bits:
+        vcpu.state.dr[6] |= bits | DR6_DEFAULT
+        vcpu.state.dirty |= Dirty.DEBUG
+    return bits

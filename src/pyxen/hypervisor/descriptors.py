@@ -231,6 +231,15 @@ def stack_segment(vcpu: Vcpu, selector: int) -> Loaded | None:
     return _cached(vcpu, selector, code=False)
 
 
+def is_loadable(value: int, *, code: bool) -> bool:
+    """Whether ring 3 can load a descriptor into CS, or into SS: present, of the kind, of DPL 3 (a conforming one: of any)."""
+    high = value >> 32
+    if high & (_S | _P) != _S | _P or high & _DPL3 != _DPL3 and not (code and high & 1 << 10):
+        return False
+    executable = bool(high & 1 << 11)
+    return executable if code else not executable and bool(high & 1 << 9)
+
+
 def _cached(vcpu: Vcpu, selector: int, *, code: bool) -> Loaded | None:
     key = selector << 1 | code
     found = vcpu.segment_cache.get(key)
@@ -241,11 +250,7 @@ def _cached(vcpu: Vcpu, selector: int, *, code: bool) -> Loaded | None:
     value = descriptor(vcpu, selector)
     if value is None:
         return None
-    high = value >> 32
-    if high & (_S | _P) != _S | _P or high & _DPL3 != _DPL3 and not (code and high & 1 << 10):
-        return None
-    executable = bool(high & 1 << 11)
-    if executable != code or (not code and not high & 1 << 9):
+    if not is_loadable(value, code=code):
         return None
     loaded = _load(value)
     vcpu.segment_cache[key] = loaded

@@ -81,6 +81,8 @@ class Domain:
         self.unimplemented: set[str] = set()
         self.event_channels = EventChannels(self, max_evtchn_port)
         self.interval_timer = IntervalTimer(hypervisor.now)
+        self.cmos_index = 0  # what was last written to port 0x70
+        self.pci_address = 0  # what was last written to port 0xcf8
         self.foreign_maps: dict[int, FrameHold] = {}
         self.per_domain_entry = 0
         self._per_domain_l1 = 0

@@ -6,8 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import ExitReason
-from pyxen.hypervisor import debug_registers, descriptors, guest_access, hypercall_table, page_table_writes, privileged_ops, traps
+from pyxen.hypervisor import (
+    debug_registers,
+    descriptors,
+    far_transfer,
+    guest_access,
+    hypercall_table,
+    page_table_writes,
+    privileged_ops,
+    traps,
+)
 from pyxen.hypervisor.descriptors import LDT_FIRST_PAGE, ldt_base
+from pyxen.hypervisor.instruction import MASK64
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -76,7 +86,12 @@ def _on_page_fault(vcpu: Vcpu, error_code: int) -> None:
     if 0 <= offset < (32 - LDT_FIRST_PAGE) << 12 and not error_code & PF_USER:
         if descriptors.map_ldt_page(vcpu, offset):
             return
-        traps.inject(vcpu, traps.VECTOR_GP, offset & 0xFFF8 | 4)
+        # The guest sees the fault where its LDT lies, not where Xen maps it (handle_ldt_mapping_fault).
+        state.cr2 = vcpu.ldt_address + offset & MASK64
+        if not traps.is_canonical(state.cr2):
+            traps.inject(vcpu, traps.VECTOR_GP, offset & 0xFFF8 | 4)
+        else:
+            traps.inject(vcpu, traps.VECTOR_PF, error_code)
         return
     if (
         vcpu.kernel_mode
@@ -91,8 +106,6 @@ def _on_page_fault(vcpu: Vcpu, error_code: int) -> None:
 def _on_general_protection(vcpu: Vcpu, error_code: int) -> None:
     if error_code == 0 and privileged_ops.emulate(vcpu):
         return
-    if vcpu.kernel_mode and error_code and privileged_ops.load_stack_segment(vcpu):
-        return
     traps.inject(vcpu, traps.VECTOR_GP, error_code)
 
 
@@ -102,7 +115,7 @@ def _on_invalid_opcode(vcpu: Vcpu, error_code: int) -> None:
         code = guest_access.read(vcpu, state.rip, 5)
         if code == FORCED_EMULATION_PREFIX and guest_access.read(vcpu, state.rip + 5, 2) == b"\x0f\xa2":
             privileged_ops.execute_cpuid(vcpu)
-            state.rip += 7
+            privileged_ops.retire(vcpu, 7)
             return
     except guest_access.GuestFault:
         pass
@@ -132,7 +145,7 @@ _FAULTS: dict[int, Callable[[Vcpu, int], None]] = {
 def on_cpuid(vcpu: Vcpu) -> None:
     """CPUID executed directly: the policy's answer (CPUID faulting)."""
     privileged_ops.execute_cpuid(vcpu)
-    vcpu.state.rip += vcpu.state.instruction_length
+    privileged_ops.retire(vcpu, vcpu.state.instruction_length)
 
 
 def on_engine_failure(vcpu: Vcpu) -> None:
@@ -148,5 +161,5 @@ EXIT_HANDLERS[ExitReason.EXCEPTION] = on_exception
 EXIT_HANDLERS[ExitReason.SOFTWARE_INTERRUPT] = on_software_interrupt
 EXIT_HANDLERS[ExitReason.SYSCALL] = on_syscall
 EXIT_HANDLERS[ExitReason.SYSENTER] = on_sysenter
-EXIT_HANDLERS[ExitReason.FAR_TRANSFER] = privileged_ops.far_transfer
+EXIT_HANDLERS[ExitReason.FAR_TRANSFER] = far_transfer.far_transfer
 EXIT_HANDLERS[ExitReason.CPUID] = on_cpuid

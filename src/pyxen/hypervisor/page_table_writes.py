@@ -15,8 +15,9 @@ from capstone import x86_const
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1
 from pyxen.hypervisor.guest_access import GuestFault
+from pyxen.hypervisor.instruction import fetch
 from pyxen.hypervisor.page_tables import ADDRESS, PRESENT
-from pyxen.hypervisor.privileged_ops import fetch
+from pyxen.hypervisor.privileged_ops import retire
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -51,7 +52,7 @@ def emulate(vcpu: Vcpu, address: int) -> bool:
     if not mapping & PRESENT or not frames.type_count[mfn] or frames.type[mfn] != L1 or hypervisor.memory.owner[mfn] != vcpu.domain.domid:
         return False
     try:
-        decoded = _decode(fetch(vcpu))
+        decoded = _decode(fetch(vcpu, 64))
     except GuestFault:  # another vCPU has just unmapped the code
         return False
     if decoded is None or (address & 7) + decoded.size > 8:
@@ -74,7 +75,7 @@ def emulate(vcpu: Vcpu, address: int) -> bool:
             hypervisor.guest_log(vcpu.domain.domid, f"page-table write of {entry:#x} refused: {refusal.reason}")
             return False
     _finish(vcpu, decoded, old >> shift & mask, source)
-    state.rip += decoded.length
+    retire(vcpu, decoded.length)
     return True
 
 

@@ -98,8 +98,7 @@ def inject(vcpu: Vcpu, vector: int, error_code: int = 0) -> None:
     state = vcpu.state
     if vector == VECTOR_PF:
         vcpu.words[(vcpu.info + 16) >> 3] = state.cr2
-        if vcpu.kernel_mode:
-            error_code &= ~4
+        error_code = error_code & ~4 | (0 if vcpu.kernel_mode else 4)
     if entry is None:
         mode = "kernel" if vcpu.kernel_mode else "user"
         detail = f", cr2 {state.cr2:#x}" if vector == VECTOR_PF else ""
@@ -141,7 +140,7 @@ def sysenter(vcpu: Vcpu) -> None:
         state.rip -= state.instruction_length
         inject(vcpu, VECTOR_GP, 0)
         return
-    state.rip = 0
+    state.rip = state.rsp = 0  # SYSENTER keeps neither
     bounce(vcpu, vcpu.sysenter_callback, masks_events=vcpu.sysenter_masks_events, reported_cs=3, reported_ss=FLAT_KERNEL_SS)
 
 

@@ -68,6 +68,7 @@ class Vcpu:
         self.iopl = 0
         self.cr4 = 0
         self.io_bitmap: tuple[int, int] | None = None
+        self.emulated_traps = 0  # DR6 bits of the instruction that is being emulated
 
         self.failsafe_callback = 0
         self.failsafe_masks_events = False

@@ -17,6 +17,17 @@ static struct trap_record input(unsigned port, unsigned size, u32 *value)
     return trap;
 }
 
+static bool is_timer(unsigned port)
+{
+    return port == 0x42 || port == 0x43 || port == 0x61;
+}
+
+/* Besides, Xen keeps the CMOS index and PCI's configuration address, of which nothing has been written. */
+static u8 answer(unsigned port, unsigned position, unsigned size)
+{
+    return port + position == 0x70 || (port == 0xcf8 && size == 4) ? 0 : 0xff;
+}
+
 PROGRAM(xsa_063_io_emulation_leak)
 {
     static const unsigned ports[] = {0x20, 0x42, 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0xcf8, 0xcfc, 0x3f8, 0xb2, 0xfffc, 0xffff};
@@ -36,8 +47,9 @@ PROGRAM(xsa_063_io_emulation_leak)
 
             check(trap.kind == KIND_NONE || trap.kind == VECTOR_GP, "XSA-63: IN of %u octets from port 0x%x", sizes[j], ports[i]);
             check_equal(value & mask, 0x5a5a5a5a & mask, "XSA-121: the rest of RAX is as before");
-            if (trap.kind == KIND_NONE && !(sizes[j] == 1 && ports[i] >= 0x42 && ports[i] <= 0x61))
-                check_equal(read, ~mask, "XSA-63: what no device answers is all ones");
+            for (unsigned k = 0; trap.kind == KIND_NONE && k < sizes[j]; k++)
+                if (!is_timer(ports[i] + k))
+                    check_equal(read >> 8 * k & 0xff, answer(ports[i], k, sizes[j]), "XSA-63: what no device answers is all ones");
         }
     memset(buffer, 0x11, 64);
     for (int i = 0; i < 4; i++) {
