@@ -25,7 +25,7 @@ from pyxen.hypervisor.event_channel_ports import FreePorts
 from pyxen.hypervisor.event_fifo import FifoDelivery
 from pyxen.hypervisor.event_two_level import TwoLevelDelivery
 from pyxen.hypervisor.hooks import EventSent
-from pyxen.hypervisor.preemption import BUDGET
+from pyxen.hypervisor.preemption import BUDGET, Slice
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -187,8 +187,11 @@ class EventChannels:
 
     def reset(self) -> bool:
         """EVTCHNOP_reset: close everything and go back to the 2-level ABI. -> False: there is more to do, call again."""
+        time_slice = Slice()
         for port in list(itertools.islice(self._ports, BUDGET)):
             self.close(port)
+            if time_slice.over:
+                break
         if self._ports:
             return False
         self._use_two_level()
@@ -200,12 +203,15 @@ class EventChannels:
             self._delivery = TwoLevelDelivery(self._domain)
             self._free.release_busy()
 
-    def destroy(self) -> None:
-        """The domain dies: all ports are closed at once. Other domains' ends become unbound, and events sent there are dropped."""
-        for channel in self._ports.values():
-            if channel.remote is not self:
-                self._detach_peer(channel)
-        self._ports.clear()
+    def destroy(self, give_way: Callable[[], None]) -> None:
+        """The domain dies, and can't open ports any more: all are closed. Other domains' ends become unbound, and events sent there are
+        dropped. ``give_way`` is called now and then."""
+        while self._ports:
+            for channel in list(itertools.islice(self._ports.values(), BUDGET)):
+                if channel.remote is not self:
+                    self._detach_peer(channel)
+                del self._ports[channel.port]
+            give_way()
         for vcpu in self._domain.vcpus:
             vcpu.virqs.clear()
         self._use_two_level()

@@ -48,8 +48,8 @@ class FrameTable:
         self.clock = 1
         #: Called with (owner, stamp) before a frame gets another type: flush every TLB of the owner not flushed since the stamp.
         self.flush_stale: Callable[[int, int], None] = lambda owner, stamp: None
-        #: Called with the owner when a frame of its reservation is freed.
-        self.freed: Callable[[int], None] = lambda owner: None
+        #: Called with the owner when so many frames of its reservation are freed.
+        self.freed: Callable[[int, int], None] = lambda owner, count: None
         #: Validate and release whole page tables; set by ``PageTables``.
         self.validate: Callable[[int, int], None] = lambda mfn, level: None
         self.devalidate: Callable[[int, int], None] = lambda mfn, level: None
@@ -75,20 +75,22 @@ class FrameTable:
         left = self.count[mfn] - 1
         self.count[mfn] = left
         if not left:
-            self._free(mfn)
+            self._free(np.array([mfn], dtype=np.uint64))
 
-    def _free(self, mfn: int) -> None:
-        assert not self.type_count[mfn], f"frame {mfn:#x} freed while typed {TYPE_NAMES[self.type[mfn]]}"
-        owner = self.memory.owner[mfn]
+    def _free(self, mfns: Frames) -> None:
+        """Frames of one owner to which nothing refers any more."""
+        typed = mfns[self.type_counts[mfns] != 0]
+        assert not len(typed), f"frame {typed[0]:#x} freed while typed {TYPE_NAMES[self.types[typed[0]]]}"
+        owner = self.memory.owner[int(mfns[0])]
         try:
             self.flush_stale(owner, self.clock)
         except HypercallError:
-            # A vCPU can't be stopped and may still use it: it stays the owner's, referred to by nothing, until the domain is gone.
+            # A vCPU can't be stopped and may still use them: they stay the owner's, referred to by nothing, until the domain is gone.
             return
-        self.freed(owner)
-        self.flags[mfn] = 0
-        self.type[mfn] = NONE
-        self.memory.release(np.array([mfn], dtype=np.uint64))
+        self.freed(owner, len(mfns))
+        self.flags_array[mfns] = 0
+        self.types[mfns] = NONE
+        self.memory.release(mfns)
 
     # -- types -----------------------------------------------------------------------------------------------------
     def get_type(self, mfn: int, kind: int) -> None:
@@ -170,8 +172,9 @@ class FrameTable:
         np.subtract.at(self.type_counts, writable, 1)
         self.stamps[writable[self.type_counts[writable] == 0]] = self.clock
         np.subtract.at(self.counts, mfns, 1)
-        for mfn in np.unique(mfns[self.counts[mfns] == 0]).tolist():
-            self._free(mfn)
+        unused = np.unique(mfns[self.counts[mfns] == 0])
+        if len(unused):
+            self._free(unused)
 
     # -- pins ------------------------------------------------------------------------------------------------------
     def pin(self, mfn: int, domid: int, kind: int) -> None:

@@ -10,6 +10,7 @@ All functions are called with the hypervisor lock held.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,14 @@ from pyxen.hypervisor.grant_table import pin_kinds
 from pyxen.hypervisor.guest_access import LOWER_HALF_END, XEN_RANGE_END
 from pyxen.hypervisor.maptrack import Mapping
 from pyxen.hypervisor.page_tables import ADDRESS, GRANTED, NX, PRESENT, RW, USER
+from pyxen.hypervisor.preemption import BUDGET
 from pyxen.hypervisor.vcpu import VcpuStuckError
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
 
+#: L1 tables of a dead domain that are searched at once.
+TABLES_PER_PIECE = 64
 #: GNTMAP_guest_avail0 and up go to the three bits of an entry that are the guest's.
 GUEST_BITS_SHIFT, ENTRY_BITS_SHIFT, GUEST_BITS = 16, 9, 7
 
@@ -187,13 +191,16 @@ def _give_back(mapper: Domain, batch: list[Unmapped]) -> None:
             table.drop_frame(mapping.frame, mapper.domid, writable=writable)
 
 
-def release_all(mapper: Domain) -> None:
-    """The mapper is dead, and none of its vCPUs runs: give up all that it has mapped (gnttab_release_mappings)."""
+def release_all(mapper: Domain, give_way: Callable[[], None]) -> None:
+    """The mapper is dead, and none of its vCPUs runs: give up all that it has mapped (gnttab_release_mappings). ``give_way`` is called
+    now and then."""
     if not len(mapper.maptrack):
         return
     hypervisor = mapper.hypervisor
-    _give_up_entries(mapper)
-    for mapping in list(mapper.maptrack):
+    _give_up_entries(mapper, give_way)
+    for number, mapping in enumerate(list(mapper.maptrack), 1):
+        if not number % BUDGET:
+            give_way()
         table = mapping.table
         if hypervisor.is_present(table.domain):
             table.unpin(mapping.reference, pin_kinds(mapping.flags))
@@ -202,14 +209,17 @@ def release_all(mapper: Domain) -> None:
     mapper.maptrack.clear()
 
 
-def _give_up_entries(mapper: Domain) -> None:
+def _give_up_entries(mapper: Domain, give_way: Callable[[], None]) -> None:
     """Remove the L1 entries of all its mappings from its page tables, which nothing walks any more."""
     hypervisor = mapper.hypervisor
     frames, memory = hypervisor.frames, hypervisor.memory
     wanted = np.uint64(GRANTED | PRESENT)
-    for mfn in np.flatnonzero((memory.owners == mapper.domid) & (frames.types == L1) & (frames.type_counts != 0)).tolist():
-        table = memory.tables[mfn]
-        for slot in np.flatnonzero((table & wanted) == wanted).tolist():
+    tables = np.flatnonzero((memory.owners == mapper.domid) & (frames.types == L1) & (frames.type_counts != 0))
+    for first in range(0, len(tables), TABLES_PER_PIECE):
+        piece = tables[first : first + TABLES_PER_PIECE]
+        for index, slot in np.argwhere((memory.tables[piece] & wanted) == wanted).tolist():
+            table = memory.tables[piece[index]]
             entry = int(table[slot])
             table[slot] = 0
             hypervisor.page_tables.put_l1_entry(mapper, entry)
+        give_way()

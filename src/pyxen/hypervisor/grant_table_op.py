@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pyxen.abi import grant_table as abi
 from pyxen.hypervisor import grant_copy, grant_mapping, grant_transfer, guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.grant_entries import GrantError
-from pyxen.hypervisor.preemption import BUDGET, Preempted
+from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -132,7 +132,7 @@ def _run_list(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
     size = ctypes.sizeof(layout)
     batch: list[grant_mapping.Unmapped] = []
     try:
-        for index in range(min(count, BUDGET)):
+        for index in _this_time(command, argument, size, count):
             address = argument + index * size
             op = guest_access.read_structure(vcpu, address, layout)
             try:
@@ -149,9 +149,16 @@ def _run_list(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
                 _write_field(vcpu, address, op, "status")
     finally:
         grant_mapping.complete(vcpu.domain, batch)
-    if count > BUDGET:
-        raise Preempted(command, argument + BUDGET * size, count - BUDGET)
     return 0
+
+
+def _this_time(command: int, argument: int, size: int, count: int) -> Iterator[int]:
+    """The elements of a list to do, until it is time to give way."""
+    time_slice = Slice()
+    for index in range(count):
+        if index == BUDGET or (index and time_slice.over):
+            raise Preempted(command, argument + index * size, count - index)
+        yield index
 
 
 def _map_grant_ref(vcpu: Vcpu, op: abi.gnttab_map_grant_ref) -> None:
@@ -185,10 +192,8 @@ def _swap_grant_ref(vcpu: Vcpu, op: abi.gnttab_swap_grant_ref) -> None:
 def _cache_flush(vcpu: Vcpu, argument: int, count: int) -> int:
     """GNTTABOP_cache_flush: checked; caches are coherent here. The first refusal ends the list."""
     size = ctypes.sizeof(abi.gnttab_cache_flush)
-    for index in range(min(count, BUDGET)):
+    for index in _this_time(abi.GNTTABOP_cache_flush, argument, size, count):
         _flush_one(vcpu.domain, guest_access.read_structure(vcpu, argument + index * size, abi.gnttab_cache_flush))
-    if count > BUDGET:
-        raise Preempted(abi.GNTTABOP_cache_flush, argument + BUDGET * size, count - BUDGET)
     return 0
 
 

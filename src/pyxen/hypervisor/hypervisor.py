@@ -63,7 +63,7 @@ class Hypervisor:
             self.engine.self_test()
         self.frames = FrameTable(self.memory)
         self.frames.flush_stale = self._flush_stale
-        self.frames.freed = self._frame_freed
+        self.frames.freed = self._frames_freed
         self.guest_time = GuestTime(self.engine)
         self._build_xen_frames()
         self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe)
@@ -289,10 +289,10 @@ class Hypervisor:
         if domain is not None and domain.vcpus and not domain.stopped:
             domain.address_space.flush_stale(stamp)
 
-    def _frame_freed(self, owner: int) -> None:
+    def _frames_freed(self, owner: int, count: int) -> None:
         domain = self._domains.get(owner)
         if domain is not None:
-            domain.total_pages -= 1
+            domain.total_pages -= count
 
     def note_write(self, mfn: int) -> None:
         """The hypervisor wrote to a guest's frame: code translated from it is void, in every vCPU of its owner."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pyxen.abi import memory as abi
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
-from pyxen.hypervisor.preemption import BUDGET, Preempted
+from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -106,14 +106,21 @@ def _reservation(vcpu: Vcpu, command: int, argument: int) -> tuple[abi.memory_re
     return reservation, start, reservation.nr_extents
 
 
+def _this_time(reservation: abi.memory_reservation, start: int, command: int, argument: int) -> Iterator[int]:
+    """The extents to do, until it is time to give way."""
+    time_slice = Slice()
+    for index in range(start, reservation.nr_extents):
+        if index - start << reservation.extent_order >= BUDGET or (index > start and time_slice.over):
+            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+        yield index
+
+
 def _populate_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
     """Give frames at the PFNs listed; their MFNs replace the PFNs. -> extents done in all."""
     reservation, start, count = _reservation(vcpu, command, argument)
     pages = 1 << reservation.extent_order
     domain = vcpu.domain
-    for index in range(start, count):
-        if index - start << reservation.extent_order >= BUDGET:
-            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+    for index in _this_time(reservation, start, command, argument):
         where = reservation.extent_start + 8 * index
         try:
             pfn = guest_access.read_word(vcpu, where)
@@ -132,9 +139,7 @@ def _increase_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     """Give frames; their MFNs go to the list if there is one. -> extents done in all."""
     reservation, start, count = _reservation(vcpu, command, argument)
     pages = 1 << reservation.extent_order
-    for index in range(start, count):
-        if index - start << reservation.extent_order >= BUDGET:
-            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+    for index in _this_time(reservation, start, command, argument):
         where = reservation.extent_start + 8 * index
         try:
             if reservation.extent_start:
@@ -161,9 +166,7 @@ def _allocate_extent(vcpu: Vcpu, pages: int) -> list[int]:
 def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     """Take back the frames (MFNs) listed. -> extents done in all."""
     reservation, start, count = _reservation(vcpu, command, argument)
-    for index in range(start, count):
-        if index - start << reservation.extent_order >= BUDGET:
-            raise Preempted(index << START_SHIFT | command & COMMAND_MASK, argument)
+    for index in _this_time(reservation, start, command, argument):
         try:
             mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
             for page in range(1 << reservation.extent_order):

@@ -12,7 +12,7 @@ from pyxen.hypervisor import descriptors, guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L3, L4, WRITABLE
 from pyxen.hypervisor.msr import is_guest_address
-from pyxen.hypervisor.preemption import BUDGET, Preempted
+from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -50,13 +50,13 @@ def mmu_update(vcpu: Vcpu, address: int, count: int, done_address: int, foreign:
 def _each(
     vcpu: Vcpu, name: str, layout: struct.Struct, operate: Callable[..., None], address: int, count: int, done_address: int, foreign: int
 ) -> int:
-    """Do what each element of a list says, until one fails; continued after ``BUDGET`` elements."""
+    """Do what each element of a list says, until one fails; continued after ``BUDGET`` elements, or sooner."""
     _check_foreign(vcpu, foreign)
     earlier = _done_before(vcpu, count, done_address)
     count &= COUNT_MASK
-    done, failure = 0, 0
+    done, failure, time_slice = 0, 0, Slice()
     while done < count:
-        if done == BUDGET:
+        if done == BUDGET or (done and time_slice.over):
             _report(vcpu, done_address, earlier + done)
             raise Preempted(address, count - done | PREEMPTED, done_address, foreign)
         try:

@@ -20,7 +20,7 @@ from pyxen.abi.xen import (
     multicall_entry,
 )
 from pyxen.hypervisor import guest_access, hypercall_table
-from pyxen.hypervisor.preemption import BUDGET, Preempted
+from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -39,11 +39,11 @@ LONG_CALL = BUDGET // 16
 
 def multicall(vcpu: Vcpu, address: int, count: int) -> int:
     """Run ``count`` entries at ``address``, each result into its entry. -EFAULT when the list can't be read or written."""
-    work = 0
+    work, time_slice = 0, Slice()
     for done in range(count):
         number, _, *arguments = _ENTRY.unpack(guest_access.read(vcpu, address, SIZE))
         work += _work(number, arguments)
-        if done and work > BUDGET:
+        if done and (work > BUDGET or time_slice.over):
             raise Preempted(address, count - done)
         try:
             result = _one(vcpu, number, tuple(arguments))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L4, SEGMENT_DESCRIPTORS, FrameTable
 from pyxen.hypervisor.machine_memory import MachineMemory
+from pyxen.hypervisor.preemption import Slice
 from pyxen.hypervisor.vcpu import VcpuStuckError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ ADJUSTED = USER
 FIRST_XEN_SLOT, LAST_XEN_SLOT = 256, 271  #: L4 slots that Xen keeps (xen-x86_64.h: HYPERVISOR_VIRT_START..END)
 M2P_SLOT, PER_DOMAIN_SLOT = 256, 260
 
-#: Tables validated or released before others get the lock: about a millisecond.
+#: Tables validated or released before others get the lock, if their time is not over sooner.
 TABLES_PER_BREATH = 16
 
 _ENTRY_ADDRESS = np.uint64(ADDRESS)
@@ -52,6 +53,7 @@ class PageTables:
         the lock for a moment, between two tables of a tree."""
         self._breathe = breathe
         self._tables_since_breath = 0
+        self._slice = Slice()
         self._memory = memory
         self._words = memory.words
         self._frames = frames
@@ -241,7 +243,9 @@ class PageTables:
     def _count_table(self, domid: int) -> None:
         """One more table of a tree is done. Its frame keeps its type meanwhile, so nobody can change what is being checked."""
         self._tables_since_breath += 1
-        if self._tables_since_breath >= TABLES_PER_BREATH:
+        if self._tables_since_breath == 1:
+            self._slice = Slice()
+        if self._tables_since_breath >= TABLES_PER_BREATH or self._slice.over:
             self._tables_since_breath = 0
             self._breathe(domid)
 

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyxen.hypervisor import preemption
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.machine import SmallDomain, new_machine
+
+
+@pytest.fixture(autouse=True)
+def no_time_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work gives way after a counted number of elements only: a busy machine changes no result."""
+    monkeypatch.setattr(preemption, "SLICE_NS", 10**12)
 
 
 @pytest.fixture

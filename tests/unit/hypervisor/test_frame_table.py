@@ -47,7 +47,7 @@ def test_whose_frame() -> None:
 def test_the_last_reference_frees() -> None:
     frames, mine, _ = new_table()
     freed = []
-    frames.freed = freed.append
+    frames.freed = lambda owner, count: freed.extend([owner] * count)
     mfn, free = int(mine[0]), frames.memory.free_frames
     frames.get(mfn, OURS)
     frames.memory.words[mfn << 9] = 5
