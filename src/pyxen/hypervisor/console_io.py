@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MAX_COUNT = (1 << 31) - 1
 #: Octets taken in one execution; a longer call is continued.
-LONGEST_WRITE = 4096
+LONGEST_WRITE = 512
 LONGEST_LINE = 1024
 
 

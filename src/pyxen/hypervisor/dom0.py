@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 import time
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 MAX_VCPUS = 16
 END_TIMEOUT_S = 1.0
+#: Frames that are allocated or written at once.
+PIECE_FRAMES = 256
 
 
 class Dom0:
@@ -298,8 +301,22 @@ class Dom0:
     # -- memory --------------------------------------------------------------------------------------------------------
     def populate_physmap(self, domid: int, count: int) -> Frames:
         """XENMEM_populate_physmap for a domain under construction."""
-        with self._living_guest(domid) as domain:
-            return domain.allocate_frames(count)
+        parts: list[Frames] = []
+        try:
+            for first in range(0, max(count, 1), PIECE_FRAMES):
+                with self._living_guest(domid) as domain:
+                    parts.append(domain.allocate_frames(min(PIECE_FRAMES, count - first)))
+        except HypercallError:
+            self._give_back(domid, parts)
+            raise
+        return np.concatenate(parts)
+
+    def _give_back(self, domid: int, parts: list[Frames]) -> None:
+        """Of an allocation that failed halfway. A domain that was destroyed meanwhile has lost them already."""
+        for part in parts:
+            with contextlib.suppress(HypercallError), self._living_guest(domid) as domain:
+                for mfn in part.tolist():
+                    domain.release_frame(mfn)
 
     def map_foreign(self, domid: int, mfn: int) -> memoryview:
         """A view of one frame of the domain."""
@@ -348,12 +365,18 @@ class Dom0:
             raise HypercallError(errno.EPERM, f"a frame is not domain {domid}'s")
 
     def write_foreign(self, domid: int, mfns: Frames, data: bytes | memoryview) -> None:
-        """Copy to consecutive frames of the list."""
+        """Copy to consecutive frames of the list, in pieces."""
+        pages = -(-len(data) // 4096)
+        if pages > len(mfns):
+            raise HypercallError(errno.EINVAL, "more data than frames")
+        view = memoryview(data).cast("B")
+        for first in range(0, pages, PIECE_FRAMES):
+            self._write_piece(domid, mfns[first : first + PIECE_FRAMES], view[first * 4096 : (first + PIECE_FRAMES) * 4096])
+
+    def _write_piece(self, domid: int, mfns: Frames, data: memoryview) -> None:
         pages = -(-len(data) // 4096)
         with self._living_guest(domid):
             memory = self._hypervisor.memory
-            if pages > len(mfns):
-                raise HypercallError(errno.EINVAL, "more data than frames")
             self._check_all_owned(domid, mfns[:pages])
             if self._hypervisor.frames.any_table(mfns[:pages]):
                 raise HypercallError(errno.EBUSY, "a frame is a page table or descriptor page")

@@ -39,8 +39,8 @@ from pyxen.hypervisor.vcpu import VcpuStuckError
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
 
-#: L1 tables of a dead domain that are searched at once.
-TABLES_PER_PIECE = 64
+#: Frames of the machine, and L1 tables of a dead domain, that are searched at once.
+FRAMES_PER_SEARCH, TABLES_PER_PIECE = 1 << 18, 32
 #: GNTMAP_guest_avail0 and up go to the three bits of an entry that are the guest's.
 GUEST_BITS_SHIFT, ENTRY_BITS_SHIFT, GUEST_BITS = 16, 9, 7
 
@@ -214,12 +214,15 @@ def _give_up_entries(mapper: Domain, give_way: Callable[[], None]) -> None:
     hypervisor = mapper.hypervisor
     frames, memory = hypervisor.frames, hypervisor.memory
     wanted = np.uint64(GRANTED | PRESENT)
-    tables = np.flatnonzero((memory.owners == mapper.domid) & (frames.types == L1) & (frames.type_counts != 0))
-    for first in range(0, len(tables), TABLES_PER_PIECE):
-        piece = tables[first : first + TABLES_PER_PIECE]
-        for index, slot in np.argwhere((memory.tables[piece] & wanted) == wanted).tolist():
-            table = memory.tables[piece[index]]
-            entry = int(table[slot])
-            table[slot] = 0
-            hypervisor.page_tables.put_l1_entry(mapper, entry)
-        give_way()
+    for start in range(0, memory.total_frames, FRAMES_PER_SEARCH):
+        part = slice(start, start + FRAMES_PER_SEARCH)
+        kinds = (memory.owners[part] == mapper.domid) & (frames.types[part] == L1) & (frames.type_counts[part] != 0)
+        tables = np.flatnonzero(kinds) + start
+        for first in range(0, len(tables), TABLES_PER_PIECE):
+            piece = tables[first : first + TABLES_PER_PIECE]
+            for index, slot in np.argwhere((memory.tables[piece] & wanted) == wanted).tolist():
+                table = memory.tables[piece[index]]
+                entry = int(table[slot])
+                table[slot] = 0
+                hypervisor.page_tables.put_l1_entry(mapper, entry)
+            give_way()

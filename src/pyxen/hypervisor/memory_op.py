@@ -169,8 +169,7 @@ def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     for index in _this_time(reservation, start, command, argument):
         try:
             mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
-            for page in range(1 << reservation.extent_order):
-                vcpu.domain.release_frame(mfn + page)
+            vcpu.domain.release_extent(mfn, 1 << reservation.extent_order)
         except HypercallError as refusal:
             vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {refusal.reason}")
             return index
