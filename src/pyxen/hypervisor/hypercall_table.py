@@ -134,6 +134,7 @@ def _continue_later(vcpu: Vcpu, continuation: Preempted) -> None:
     for register, value in zip(_ARGUMENT_REGISTERS, continuation.arguments, strict=False):
         setattr(state, register, value)
     state.rip -= SYSCALL_LENGTH
+    vcpu.hypervisor.let_others_in()
 
 
 def _observed(vcpu: Vcpu, number: int) -> None:

@@ -280,9 +280,14 @@ class Hypervisor:
         if domain is None:
             return
         domain.exclusive += 1
-        self._breather.wait(BREATH_S)
+        self.let_others_in()
         domain.exclusive -= 1
         domain.exclusive_done.notify_all()
+
+    def let_others_in(self) -> None:
+        """Be without the lock for long enough that a thread that waits for it gets it: who releases it and takes it again at once would
+        nearly always be the faster one."""
+        self._breather.wait(BREATH_S)
 
     def _flush_stale(self, owner: int, stamp: int) -> None:
         domain = self._domains.get(owner)
