@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import random
 import struct
+from collections import Counter
 from collections.abc import Callable
 
 from pyxen.abi import xen
@@ -44,10 +46,12 @@ from pyxen.hypervisor import (
     hypercall_table,
     memory_op,
     mmu_ops,
+    page_table_writes,
     sched_op,
     vcpu_op,
     xen_version,
 )
+from pyxen.hypervisor.frame_table import NONE, WRITABLE
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import NX, PRESENT, RW
 from pyxen.hypervisor.preemption import Preempted
@@ -65,6 +69,9 @@ EDGES = (0, 1, 2, 3, 4, 7, 8, 255, 511, 512, 513, 4095, 4096, 0x7FEF, 0x7FF0, 0x
 WIDE_EDGES = (1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 47, (1 << 47) - 1, 1 << 62, 1 << 63, MASK64, MASK64 - 7, MASK64 - PAGE)
 
 ENTRY_FLAGS = (0, PRESENT, PRESENT | RW, 0x27, 0x25, 0x67, 0x65, 0x67 | NX, 0x167, 0xE7, 0x7F, 0x67 | 1 << 62, 0x67 | 1 << 58)
+#: mov, xchg, lock cmpxchg, btr, or: from RCX to what the test says that the instruction's address is.
+TABLE_WRITES = (b"\x48\x89\x0b", b"\x48\x87\x0b", b"\xf0\x48\x0f\xb1\x0b", b"\x48\x0f\xba\x33\x01", b"\x48\x09\x0b", b"\x89\x0b")
+CODE_PAGE = ARGUMENT_PAGES
 
 _COMMANDS: dict[int, tuple[int, ...]] = {
     xen.HYPERVISOR_event_channel_op: tuple(event_channel_op._OPERATIONS),
@@ -117,6 +124,7 @@ class HostileGuest:
         self.loose: list[int] = sibling.loose if sibling else [self.guest.free_page() for _ in range(LOOSE_FRAMES)]
         self.log: list[str] = [] if log is None else log
         self.friend = friend
+        self.results: Counter[str] = Counter()
         guest, memory = self.guest, hypervisor.memory
         self._frames: tuple[tuple[int, ...], ...] = (
             tuple(guest.mfns[ARGUMENT_PAGES : guest.usable]),
@@ -181,10 +189,7 @@ class HostileGuest:
         return self.dice.getrandbits(64)
 
     def _entry(self) -> int:
-        flags = self.dice.choice(
-            (0, PRESENT, PRESENT | RW, 0x27, 0x25, 0x67, 0x65, 0x67 | NX, 0x167, 0xE7, 0x7F, 0x67 | 1 << 62, 0x67 | 1 << 58)
-        )
-        return self._mfn() << 12 & MASK64 | flags
+        return self._mfn() << 12 & MASK64 | self.dice.choice(ENTRY_FLAGS)
 
     def _descriptor(self) -> int:
         """Often one of the ordinary ones."""
@@ -388,6 +393,29 @@ class HostileGuest:
             0x7FF0 if self.dice.random() < 0.9 else self.dice.choice((*self._domids, (self.guest.domid + 1) << 16 | 0x7FF0, self._value()))
         )
 
+    # -- without a hypercall -----------------------------------------------------------------------------------------
+    def _scribble_on_tables(self) -> None:
+        """Fill a frame that is a table of no kind now with entries, so that the next pin has something to validate."""
+        memory, frames = self.guest.hypervisor.memory, self.guest.frames
+        mfn = self.dice.choice(self.loose)
+        if memory.owner[mfn] == self.guest.domid and (frames.type[mfn] in (NONE, WRITABLE) or not frames.type_count[mfn]):
+            for _ in range(self.dice.choice((1, 4, 40))):
+                slot = self.dice.choice((self.dice.randrange(512), 0, 255, 256, 260, 271, 272, 511))
+                self.guest.words[(mfn << 9) + slot] = self._entry()
+
+    def _write_table(self) -> None:
+        """The kernel writes to one of its tables through the mapping it has of it, which is emulated if it may be."""
+        guest, dice = self.guest, self.dice
+        code = guest.mfns[CODE_PAGE] << 12
+        if guest.hypervisor.memory.owner[guest.mfns[CODE_PAGE]] != guest.domid or guest.frames.type[guest.mfns[CODE_PAGE]] != WRITABLE:
+            return
+        instruction = dice.choice(TABLE_WRITES)
+        guest.hypervisor.memory.octets[code : code + len(instruction)] = instruction
+        where = guest.at(dice.choice((guest.mfns.index(guest.l1), dice.randrange(len(guest.mfns)))) if guest.l1 in guest.mfns else 1)
+        state = self.vcpu.state
+        state.rip, state.rcx, state.rax = guest.at(CODE_PAGE), self._entry(), dice.choice((0, self._entry()))
+        page_table_writes.emulate(self.vcpu, where + 8 * dice.randrange(512) + dice.choice((0, 0, 0, 4, 1)))
+
     def _recover(self) -> None:
         """A guest that has lost the memory with its arguments would only read -EFAULT from now on."""
         guest = self.guest
@@ -400,13 +428,28 @@ class HostileGuest:
                 guest.map_again(self.vcpu)
 
     # -- making them -------------------------------------------------------------------------------------------------
+    def edit_tables(self) -> None:
+        """Random edits of page tables, by a write and by what a write leads to."""
+        with self.guest.hypervisor.lock:
+            wait_for_turn(self.vcpu)
+            self._scribble_on_tables()
+            self._write_table()
+
     def act(self) -> None:
-        """One random hypercall."""
+        """One random hypercall; between two, now and then, edits of page tables."""
+        if self.dice.random() < 0.2:
+            self.edit_tables()
         number, arguments = self.dice.choice(self._calls)()
         self._recover()
         name = hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number
         self.log.append(f"d{self.guest.domid}v{self.vcpu.vcpu_id}: {name}{tuple(map(hex, arguments))}")
-        make_hypercall(self.vcpu, number, arguments)
+        self.results[_kind(make_hypercall(self.vcpu, number, arguments))] += 1
+
+
+def _kind(result: int | None) -> str:
+    if result is None:
+        return "unfinished"
+    return "done" if result >= 0 else errno.errorcode.get(-result, str(result))
 
 
 def wait_for_turn(vcpu: Vcpu) -> None:
