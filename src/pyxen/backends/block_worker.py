@@ -61,7 +61,9 @@ class BlockWorker:
             raise BadRequest("the disk is read-only")
         elif request.operation == BLKIF_OP_DISCARD:
             sectors = request.untrusted_sectors
-            image.discard(*block_request.check_range(request.untrusted_sector, sectors, image.sectors()))
+            offset, length = block_request.check_range(request.untrusted_sector, sectors, image.sectors())
+            if length:  # fallocate() refuses to do nothing, Linux's backend does not
+                image.discard(offset, length)
         elif request.operation == BLKIF_OP_WRITE_BARRIER:
             image.flush()
             if request.segment_count:
