@@ -22,6 +22,7 @@ from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.devices.disks import DomainDisks
+from pyxen.toolstack.devices.interfaces import DomainInterfaces
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
 from pyxen.toolstack.lifecycle import Toolstack
@@ -81,7 +82,12 @@ class Machine:
         self.consoles = ConsoleBackend(dom0, loop, folder / "console", folder / "log")
         self.disks = block_backend(Surroundings(dom0, self.real_store, loop))
         self.toolstack = Toolstack(
-            dom0, DomainStore(cast(Store, self.store)), self.consoles, DomainDisks(cast(Store, self.store)), folder / "dump"
+            dom0,
+            DomainStore(cast(Store, self.store)),
+            self.consoles,
+            DomainDisks(cast(Store, self.store)),
+            DomainInterfaces(cast(Store, self.store)),
+            folder / "dump",
         )
         self.toolstack.start()
 

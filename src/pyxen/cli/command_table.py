@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyxen.cli.command import Command
-from pyxen.cli.xl_commands import block, create, life_cycle, listing, machine, memory, signals
+from pyxen.cli.xl_commands import block, create, life_cycle, listing, machine, memory, network, signals
 
 _DOMAIN, _HOST, _SCHEDULER, _CPUPOOL, _DEVICE, _OTHER = "domain", "Xen host", "scheduler", "CPU pool", "virtual device", "other"
 
@@ -109,7 +109,24 @@ COMMANDS: tuple[Command, ...] = (
     *_absent(_HOST, "changing the hypervisor's parameters at run time", "set-parameters"),
     Command("dmesg", _HOST, "[-c]", "Show the hypervisor's messages", machine.dmesg, "-c, --clear   forget them after showing them"),
     *_absent(_HOST, "the xentop display", "top"),
-    *_absent(_DEVICE, "network devices", "network-attach network-list network-detach"),
+    Command(
+        "network-attach",
+        _DEVICE,
+        "<Domain> [<key>=<value> ...]",
+        "Give a running domain a network interface, as an entry of vif= says",
+        network.network_attach,
+        modifies=True,
+    ),
+    Command("network-list", _DEVICE, "<Domain> [<Domain> ...]", "List the network interfaces of domains", network.network_list),
+    Command(
+        "network-detach",
+        _DEVICE,
+        "[option] <Domain> <DevId|mac>",
+        "Take a network interface away from a running domain",
+        network.network_detach,
+        "--force   do not wait for the guest to give it back",
+        modifies=True,
+    ),
     *_absent(_DEVICE, "channel devices", "channel-list"),
     Command(
         "block-attach",

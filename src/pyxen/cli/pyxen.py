@@ -105,6 +105,19 @@ def trace(
         return run_trace(client, domain, kind or [], call or [], as_json=as_json)
 
 
+@app.command()
+def pcap(
+    domain: Annotated[str, typer.Argument(help="Name or id.")],
+    vif: Annotated[int, typer.Argument(min=0, help="The network interface's number.")] = 0,
+    write: Annotated[Path | None, typer.Option("--write", "-w", help="The file; the standard output if not given.")] = None,
+) -> int:
+    """Capture a network interface's frames as tcpdump does: pyxen pcap guest | tcpdump -r -. Ctrl-C ends it."""
+    from pyxen.cli.capture import run_capture
+
+    with connect() as client:
+        return run_capture(client, domain, vif, write)
+
+
 @backend_app.command("restart")
 def restart_backend(
     domain: Annotated[str, typer.Argument(help="Name or id.")],

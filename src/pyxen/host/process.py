@@ -16,18 +16,21 @@ from pathlib import Path
 from pyxen.backends.block import block_backend
 from pyxen.backends.console import ConsoleBackend
 from pyxen.backends.device import Surroundings
+from pyxen.backends.network import network_backend
 from pyxen.engine.interface import EngineFactory
 from pyxen.host import protocol
 from pyxen.host.confinement import ConfinementError, confine
 from pyxen.host.control_server import ControlServer, MethodTable
 from pyxen.host.helper_programs import HostHelperPrograms
 from pyxen.host.hypervisor_log import HypervisorLog
+from pyxen.host.network_service import NetworkService
 from pyxen.host.package_version import package_version
 from pyxen.host.runtime_directory import RuntimeDirectory
 from pyxen.host.service import HostService, describe_fault
 from pyxen.host.trace_stream import TraceStreams
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.devices.disks import DomainDisks
+from pyxen.toolstack.devices.interfaces import DomainInterfaces
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.inventory import Inventory
 from pyxen.toolstack.lifecycle import Toolstack
@@ -126,10 +129,13 @@ class HostProcess:
         undo.push_async_callback(socket_server.stop)
         consoles = ConsoleBackend(dom0, loop, self._runtime.console_links, self._runtime.logs)
         undo.callback(consoles.close)
-        disks = block_backend(Surroundings(dom0, local_store, loop, self._helpers))
+        surroundings = Surroundings(dom0, local_store, loop, self._helpers)
+        disks = block_backend(surroundings)
         undo.push_async_callback(disks.close)
-        self._backends = {"vbd": disks}
-        toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), self._runtime.dumps)
+        networks = network_backend(surroundings)
+        undo.push_async_callback(networks.close)
+        self._backends = {"vbd": disks, "vif": networks}
+        toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), DomainInterfaces(local_store), self._runtime.dumps)
         toolstack.start()
         return toolstack, Inventory(dom0, toolstack.registry, store)
 
@@ -138,6 +144,7 @@ class HostProcess:
         table = MethodTable()
         traces = TraceStreams(hypervisor.hooks)
         HostService(hypervisor.dom0, toolstack, inventory, self._backends, traces, hypervisor.engine.name).register(table)
+        NetworkService(toolstack, self._backends["vif"]).register(table)
         table.call(protocol.HOST_STATUS, self._status)
         table.call(protocol.HOST_STOP, self._stop)
         table.call(protocol.HOST_LOGS, self._logs)

@@ -495,6 +495,66 @@ class BackendRestartRequest:
     device: str  #: a disk's name or number ("xvda"), "vif0", or its class and number ("vbd/51712", "vif/0")
 
 
+@dataclass(frozen=True)
+class NetworkAttachRequest:
+    """A network interface to hot-plug."""
+
+    domid: int
+    specification: str  #: as an entry of ``vif=``, xl-network-configuration(5)
+
+
+@dataclass(frozen=True)
+class NetworkDetachRequest:
+    """A network interface to unplug."""
+
+    domid: int
+    interface: str  #: its number or its MAC address
+    force: bool = False  #: whatever the guest does with it
+
+
+@dataclass(frozen=True)
+class NetworkInterface:
+    """A network interface of a domain."""
+
+    devid: int
+    mac: str
+    state: int  #: of the backend, as in io/xenbus.h
+    event_channel: int  #: -1: not connected
+    tx_ring_reference: int  #: -1: not connected
+    rx_ring_reference: int  #: -1: not connected
+    backend_path: str
+    bridge: str  #: a bridge of the host or a switch of pyxen's; empty: NAT
+    rx_bytes: int = 0  #: as the host sees it: what it got from the guest
+    rx_packets: int = 0
+    rx_errors: int = 0
+    tx_bytes: int = 0  #: what it gave to the guest
+    tx_packets: int = 0
+    tx_dropped: int = 0
+
+
+@dataclass(frozen=True)
+class NetworkCaptureRequest:
+    """An interface whose frames are wanted."""
+
+    domid: int
+    devid: int
+
+
+@dataclass(frozen=True)
+class CapturedData:
+    """The next part of a capture file, as of pcap-savefile(5)."""
+
+    data: bytes
+    lost: int = 0  #: frames that are missing before this part
+
+
+@dataclass(frozen=True)
+class NetworkInterfaceList:
+    """Interfaces by number."""
+
+    interfaces: list[NetworkInterface]
+
+
 # -- the table -------------------------------------------------------------------------------------------------------------
 
 
@@ -564,6 +624,14 @@ BLOCK_MEDIUM = Method("block.medium", MediumRequest, Nothing)
 BLOCK_LIST = Method("block.list", DomainId, BlockDeviceList)
 #: Answers when the old backend holds nothing of the guest any more and the new one has begun.
 BACKEND_RESTART = Method("backend.restart", BackendRestartRequest, Nothing)
+
+#: Answers when the backend has the interface (not when the guest has found it).
+NETWORK_ATTACH = Method("network.attach", NetworkAttachRequest, Nothing)
+#: Answers when the guest has given the interface back.
+NETWORK_DETACH = Method("network.detach", NetworkDetachRequest, Nothing)
+NETWORK_LIST = Method("network.list", DomainId, NetworkInterfaceList)
+#: Ends when the interface is gone.
+NETWORK_CAPTURE = StreamMethod("network.capture", NetworkCaptureRequest, CapturedData, Nothing)
 
 #: Ends when the traced domain is destroyed; never for all domains.
 TRACE_SUBSCRIBE = StreamMethod("trace.subscribe", TraceRequest, TraceEvent, Nothing)

@@ -23,6 +23,7 @@ from pyxen.toolstack.builder import (
 )
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.devices.disks import DomainDisks
+from pyxen.toolstack.devices.interfaces import DomainInterfaces, with_addresses
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState
 from pyxen.toolstack.domain_store import DomainStore, RingAddress
 from pyxen.toolstack.errors import Fault, ToolstackError
@@ -47,18 +48,26 @@ class DomainCreator:
     """Creates domains. Belongs to the event loop's thread; what takes long runs in worker threads."""
 
     def __init__(
-        self, dom0: Dom0Hypercalls, registry: DomainRegistry, store: DomainStore, consoles: ConsoleBackend, disks: DomainDisks
+        self,
+        dom0: Dom0Hypercalls,
+        registry: DomainRegistry,
+        store: DomainStore,
+        consoles: ConsoleBackend,
+        disks: DomainDisks,
+        interfaces: DomainInterfaces,
     ) -> None:
         self._dom0 = dom0
         self._registry = registry
         self._store = store
         self._consoles = consoles
         self._disks = disks
+        self._interfaces = interfaces
 
     async def create(self, config: DomainConfig, *, paused: bool, report: StageReport) -> DomainRecord:
         """Make a domain, and let it run unless ``paused``. Raises ``ToolstackError``, and then nothing of it is left."""
         config.require_supported()
         names.check_name(config.name)
+        config = dataclasses.replace(config, vif=with_addresses(config.vif))
         uuid = names.uuid_bytes(config.uuid) if config.uuid is not None else names.random_uuid()
         self._registry.check_free(config.name, uuid)
         try:
@@ -83,6 +92,8 @@ class DomainCreator:
             self._connect(record, built, undo)
             undo.push_async_callback(self._disks.remove_all, domid)
             await self._disks.attach_all(domid, config.disk)
+            undo.push_async_callback(self._interfaces.remove_all, domid)
+            await self._interfaces.attach_all(domid, config.vif)
             if not paused:
                 self._dom0.unpause_domain(domid)
             # From here to the return nothing may fail: it is complete.

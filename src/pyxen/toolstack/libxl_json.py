@@ -6,6 +6,7 @@ from typing import Any
 
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.configuration.disk import DiskSpecification
+from pyxen.toolstack.configuration.vif import VifSpecification
 
 
 def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
@@ -13,6 +14,8 @@ def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
     result: dict[str, Any] = {"c_info": _creation(config, uuid), "b_info": _build(config)}
     if config.disk:
         result["disks"] = [_disk(disk) for disk in config.disk]
+    if config.vif:
+        result["nics"] = [_interface(vif) for vif in config.vif]
     for event in ("poweroff", "reboot", "watchdog", "crash", "soft_reset"):
         result[f"on_{event}"] = str(getattr(config, f"on_{event}")).replace("-", "_")
     return result
@@ -29,6 +32,19 @@ def _disk(disk: DiskSpecification) -> dict[str, Any]:
     if disk.writable:
         result["readwrite"] = 1
     result["discard_enable"] = str(disk.discard)
+    return result
+
+
+def _interface(vif: VifSpecification) -> dict[str, Any]:
+    result: dict[str, Any] = {"devid": vif.devid} if vif.devid >= 0 else {}
+    for name, value in (("mtu", vif.mtu), ("mac", vif.mac), ("ip", vif.ip), ("bridge", vif.bridge), ("ifname", vif.vifname)):
+        if value:
+            result[name] = value
+    if vif.script:
+        result["script"] = vif.script
+    limit = vif.rate_limit()
+    if limit is not None:
+        result |= {"rate_bytes_per_interval": limit[0], "rate_interval_usecs": limit[1]}
     return result
 
 

@@ -20,9 +20,11 @@ from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.toolstack import guest_control, memory_limits, names
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.configuration.disk import DiskSpecification
+from pyxen.toolstack.configuration.vif import VifSpecification
 from pyxen.toolstack.creation import DomainCreator, StageReport
 from pyxen.toolstack.death_actions import DeathActions
 from pyxen.toolstack.devices.disks import AttachedDisk, DomainDisks
+from pyxen.toolstack.devices.interfaces import AttachedInterface, DomainInterfaces
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState, StateReached, reason_name, state_of
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
@@ -33,13 +35,22 @@ _logger = logging.getLogger(__name__)
 class Toolstack:
     """All domains of one host. ``start`` it before use, ``close`` it in the end."""
 
-    def __init__(self, dom0: Dom0Hypercalls, store: DomainStore, consoles: ConsoleBackend, disks: DomainDisks, dumps: Path) -> None:
+    def __init__(
+        self,
+        dom0: Dom0Hypercalls,
+        store: DomainStore,
+        consoles: ConsoleBackend,
+        disks: DomainDisks,
+        interfaces: DomainInterfaces,
+        dumps: Path,
+    ) -> None:
         self.registry = DomainRegistry()
         self._dom0 = dom0
         self._store = store
         self._consoles = consoles
         self._disks = disks
-        self._creator = DomainCreator(dom0, self.registry, store, consoles, disks)
+        self._interfaces = interfaces
+        self._creator = DomainCreator(dom0, self.registry, store, consoles, disks, interfaces)
         self._actions = DeathActions(dom0, self, dumps)
         self._tasks: set[asyncio.Task[None]] = set()
         self._creations = 0
@@ -96,7 +107,7 @@ class Toolstack:
         with contextlib.suppress(HypercallError):
             self._dom0.pause_domain(domid)
         self._consoles.disconnect(domid)
-        await self._disks.remove_all(domid)
+        await asyncio.gather(self._disks.remove_all(domid), self._interfaces.remove_all(domid))
         self._store.release(domid)
         try:
             await asyncio.to_thread(self._dom0.destroy_domain, domid)
@@ -197,6 +208,24 @@ class Toolstack:
         self._guest(domid)
         return self._disks.attached(domid)
 
+    async def attach_interface(self, domid: int, vif: VifSpecification) -> None:
+        """Hot plug. The domain has the interface when it is started anew, too. Raises ``ToolstackError``."""
+        record = self._guest(domid)
+        vif = await self._interfaces.attach(domid, vif)
+        record.config = dataclasses.replace(record.config, vif=(*record.config.vif, vif))
+        record.next_config = dataclasses.replace(record.next_config, vif=(*record.next_config.vif, vif))
+
+    async def detach_interface(self, domid: int, untrusted_name: str, *, force: bool) -> None:
+        """Hot unplug, by number or MAC address; ``force``: whatever the guest does with it. Raises ``ToolstackError``."""
+        record = self._guest(domid)
+        devid = await self._interfaces.detach(domid, untrusted_name, force=force)
+        record.config = _without_interface(record.config, devid)
+        record.next_config = _without_interface(record.next_config, devid)
+
+    def interfaces(self, domid: int) -> list[AttachedInterface]:
+        self._guest(domid)
+        return self._interfaces.attached(domid)
+
     def console(self, domid: int) -> GuestConsole:
         record = self._guest(domid)
         console = self._consoles.find(domid)
@@ -260,3 +289,7 @@ def _with_medium(config: DomainConfig, vdev: str, medium: DiskSpecification | No
 
 def _without_disk(config: DomainConfig, vdev: str) -> DomainConfig:
     return dataclasses.replace(config, disk=tuple(disk for disk in config.disk if disk.vdev != vdev))
+
+
+def _without_interface(config: DomainConfig, devid: int) -> DomainConfig:
+    return dataclasses.replace(config, vif=tuple(vif for vif in config.vif if vif.devid != devid))

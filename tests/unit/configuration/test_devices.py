@@ -62,6 +62,11 @@ def test_bad_disks(text: str, reason: str) -> None:
         ("mac=00:16:3E:74:3d:6,model=e1000,bridge=xenbr0", VifSpecification(mac="00:16:3e:74:3d:06", model="e1000", bridge="xenbr0")),
         ("netdev=eth0, untrusted, mtu=1400", VifSpecification(gatewaydev="eth0", trusted=False, mtu=1400)),
         ("type=vif,rate=1MB/s,devid=3", VifSpecification(type="vif", rate="1MB/s", devid=3)),
+        ("untrusted,forward=8080:80", VifSpecification(trusted=False, forwards=("tcp/127.0.0.1/8080:80",))),
+        (
+            "forward=0.0.0.0/22,forward=udp/5353:53",
+            VifSpecification(forwards=("tcp/0.0.0.0/22:22", "udp/127.0.0.1/5353:53")),
+        ),
     ],
 )
 def test_vifs(text: str, vif: VifSpecification) -> None:

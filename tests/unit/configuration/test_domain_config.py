@@ -85,7 +85,7 @@ def test_command_line(text: str, line: str) -> None:
         ('type="hvm"', "f:3"),
         ('type="pvh"', "f:3"),
         ('builder="hvm"', "f"),
-        ("vif=['']", "f:3"),
+        ("vif=['backend=drivers']", "f:3"),
         ("\ndisk=['backend=drivers,vdev=xvda,target=/a']", "f:4"),
         ('bootloader="pygrub"', "f:3"),
         ('kernel="";firmware="pvgrub64"', "f:3"),

@@ -138,8 +138,7 @@ class DomainConfig:
         if self.firmware:
             reasons.append(("firmware", "`firmware' is not supported yet; give GRUB's image as the kernel (see examples/grub-pv.cfg)"))
         reasons += [("disk", f"`disk': {disk.vdev}: {disk.unsupported()}") for disk in self.disk if disk.unsupported()]
-        if self.vif:
-            reasons.append(("vif", "`vif' is not supported yet; remove it, or use vif = [ ]"))
+        reasons += [("vif", f"`vif': {vif.unsupported()}") for vif in self.vif if vif.unsupported()]
         return reasons
 
 

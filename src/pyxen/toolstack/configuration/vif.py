@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(?::[0-9a-fA-F]{1,2}){5}")
 _RATE = re.compile(r"([0-9]{1,15})([GMK]?)([Bb])/s(?:@([0-9]{1,12})(ms|us|s)?)?")
+_FORWARD = re.compile(r"(?:(tcp|udp)/)?(?:([0-9.]{7,15})/)?([0-9]{1,5})(?::([0-9]{1,5}))?")
 _FACTORS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 _MICROSECONDS = {"us": 1, "ms": 1000, "s": 1000000, None: 1}
 #: Keys that only HVM guests' emulated cards and COLO use: accepted and kept out.
@@ -30,11 +33,12 @@ class VifSpecification:
     devid: int = -1  #: -1: the index in the list
     mtu: int = 0  #: 0: the bridge's
     trusted: bool = True
+    forwards: tuple[str, ...] = ()  #: pyxen's own key ``forward``: "tcp/127.0.0.1/8080:80", the host's port and the guest's
 
     @classmethod
     def parse(cls, text: str) -> VifSpecification:
         """Raises ``ValueError``."""
-        given: dict[str, str | int | bool] = {}
+        given: dict[str, Any] = {}
         for parameter in text.split(","):
             parameter = parameter.strip(" \t")
             if not parameter:
@@ -45,19 +49,33 @@ class VifSpecification:
             key, equals, value = parameter.partition("=")
             if not equals:
                 raise ValueError(f"unrecognized argument `{parameter}'")
+            if key == "forward":
+                given["forwards"] = (*given.get("forwards", ()), _read_forward(value))
+                continue
             key = "gatewaydev" if key == "netdev" else key
             if key in _WITHOUT_EFFECT or key.startswith("colo_"):
                 continue
             given[key] = _read(key, value)
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**given)
+
+    def unsupported(self) -> str:
+        """Why pyxen can't make this interface; empty if it can."""
+        if self.backend not in ("", "0", "Domain-0"):
+            return f"a backend in the domain {self.backend} is not supported yet"
+        if self.gatewaydev:
+            return "`gatewaydev' (routing) is not supported; use NAT or a bridge"
+        if self.forwards and self.bridge:
+            return "`forward' is for NAT; an interface with `bridge' has none"
+        return ""
 
     def rate_limit(self) -> tuple[int, int] | None:
         """Bytes for each interval, and the interval in microseconds. None: no limit."""
         return parse_rate(self.rate) if self.rate else None
 
     def __str__(self) -> str:
-        parts = [f"{field.name}={getattr(self, field.name)}" for field in fields(self) if getattr(self, field.name) != field.default]
-        return ",".join("untrusted" if part == "trusted=False" else part for part in parts)
+        plain = [field for field in fields(self) if field.name not in ("trusted", "forwards")]
+        parts = [f"{field.name}={getattr(self, field.name)}" for field in plain if getattr(self, field.name) != field.default]
+        return ",".join([*parts, *([] if self.trusted else ["untrusted"]), *(f"forward={forward}" for forward in self.forwards)])
 
 
 def parse_rate(text: str) -> tuple[int, int]:
@@ -70,6 +88,20 @@ def parse_rate(text: str) -> tuple[int, int]:
     if not 0 < interval < 1 << 32:
         raise ValueError(f'"{text}": the interval is out of range')
     return bytes_per_second * interval // 1_000_000, interval
+
+
+def _read_forward(text: str) -> str:
+    """ "[tcp/|udp/][ADDRESS/]PORT[:GUEST-PORT]" in full. Without an address only this machine's own programs reach it.
+
+    Raises ``ValueError``."""
+    match = _FORWARD.fullmatch(text)
+    if match is None:
+        raise ValueError(f'forward "{text}" is not of the form [tcp/|udp/][ADDRESS/]PORT[:GUEST-PORT]')
+    address = str(ipaddress.IPv4Address(match[2] or "127.0.0.1"))
+    port, guest_port = int(match[3]), int(match[4] or match[3])
+    if not 0 < port < 65536 or not 0 < guest_port < 65536:
+        raise ValueError(f'forward "{text}": ports are 1 to 65535')
+    return f"{match[1] or 'tcp'}/{address}/{port}:{guest_port}"
 
 
 def _read(key: str, value: str) -> str | int:

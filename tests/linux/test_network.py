@@ -1,0 +1,240 @@
+"""Debian's network frontend (the kernel's own module) on pyxen's network backend.
+
+All traffic is on the loopback or inside the host process."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import pyxen
+from pyxen.guests.packages import GuestPackages, fetch_tool
+from pyxen.host.protocol import (
+    NETWORK_ATTACH,
+    NETWORK_DETACH,
+    NETWORK_LIST,
+    DomainId,
+    NetworkAttachRequest,
+    NetworkDetachRequest,
+    NetworkInterface,
+)
+from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest
+from tests.linux.network_guest import lease, network_host, network_ramdisk
+from tests.toolstack.xl_command import run, xl
+
+pytestmark = pytest.mark.timeout(300)
+
+MIB = 1 << 20
+CONNECTED = 4
+
+
+@pytest.fixture(scope="session")
+def ramdisk(guest_packages: GuestPackages) -> Path:
+    fetch_tool("passt")
+    return network_ramdisk(guest_packages)
+
+
+@pytest.fixture
+def boot(runtime_directory: Path, guest_packages: GuestPackages, ramdisk: Path) -> Iterator[BootLinux]:
+    with network_host(guest_packages, ramdisk) as boot:
+        yield boot
+
+
+@pytest.fixture
+def web_server(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A folder, and the port of the loopback where an HTTP server shows it."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield tmp_path, server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def interfaces(guest: LinuxGuest) -> list[NetworkInterface]:
+    return guest.domain._client.call(NETWORK_LIST, DomainId(guest.domain.domid)).interfaces
+
+
+def links(guest: LinuxGuest) -> list[str]:
+    return sorted(line.split(":")[0].strip() for line in guest.run("cat /proc/net/dev").splitlines() if ":" in line)
+
+
+def passt_processes() -> list[str]:
+    return subprocess.run(["pgrep", "-x", "passt|passt.avx2"], capture_output=True, text=True, check=False).stdout.split()
+
+
+def test_nat_gives_an_address_and_reaches_a_server_on_the_host(boot: BootLinux, web_server: tuple[Path, int]) -> None:
+    folder, port = web_server
+    content = os.urandom(8 * MIB)
+    (folder / "file").write_bytes(content)
+    guest = boot(vif=["mac=00:16:3e:11:22:33"])
+    assert "bound 10.0.2.15/24 router 10.0.2.2 mtu 65520" in lease(guest)
+    fetched = guest.run(f"wget -q -O - http://10.0.2.2:{port}/file | md5sum", 60).split()[0]
+    assert fetched == hashlib.md5(content, usedforsecurity=False).hexdigest()
+    [interface] = interfaces(guest)
+    assert (interface.devid, interface.mac, interface.state, interface.bridge) == (0, "00:16:3e:11:22:33", CONNECTED, "")
+    assert interface.tx_bytes > len(content)
+    assert guest.run("cat /sys/class/net/eth0/address").strip() == interface.mac
+    # TCP segments of 64 KiB, in pages of 4 KiB: far fewer packets than an Ethernet would have.
+    assert interface.tx_packets < len(content) / 20_000
+
+
+def test_forwarded_ports_reach_into_the_guest(boot: BootLinux) -> None:
+    port = free_port()
+    guest = boot(vif=[f"forward={port}:80"])
+    lease(guest)
+    guest.run("mkdir /tmp/www; dd if=/dev/urandom of=/tmp/www/x bs=64k count=16 2>&-; httpd -p 80 -h /tmp/www")
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.settimeout(20)
+        connection.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    body = answer.split(b"\r\n\r\n", 1)[1]
+    assert len(body) == MIB
+    assert hashlib.md5(body, usedforsecurity=False).hexdigest() == guest.run("md5sum /tmp/www/x").split()[0]
+
+
+def test_two_domains_talk_over_a_switch(boot: BootLinux) -> None:
+    first = boot(name="first", vif=["bridge=lab"])
+    second = boot(name="second", vif=["bridge=lab"])
+    first.run("ip addr add 10.9.0.1/24 dev eth0")
+    second.run("ip addr add 10.9.0.2/24 dev eth0")
+    assert "3 packets received" in first.run("ping -c 3 -i 0.2 10.9.0.2")
+    megabytes = 1024 if LONG else 16
+    # The sender's checksum is of what it sends, the receiver's of what arrives; nothing is kept.
+    second.run("(nc -l -p 5000 | md5sum >/tmp/sum; echo done >>/tmp/sum) & true")
+    first.run("mkfifo /tmp/p; md5sum </tmp/p >/tmp/sum & true")
+    first.run(f"dd if=/dev/urandom bs=1M count={megabytes} 2>&- | tee /tmp/p | nc 10.9.0.2 5000", 1200)
+    until(lambda: "done" in second.run("cat /tmp/sum"))
+    assert second.run("head -1 /tmp/sum") == first.run("cat /tmp/sum")
+    [interface] = interfaces(second)
+    assert interface.tx_bytes > megabytes * MIB
+    assert interface.bridge == "lab"
+
+
+def test_hot_plug_and_unplug(boot: BootLinux) -> None:
+    guest = boot(vif=[])
+    client, domid = guest.domain._client, guest.domain.domid
+    assert links(guest) == ["lo"]
+    client.call(NETWORK_ATTACH, NetworkAttachRequest(domid, "mac=00:16:3e:00:00:01"))
+    until(lambda: links(guest) == ["eth0", "lo"])
+    client.call(NETWORK_ATTACH, NetworkAttachRequest(domid, "bridge=lab"))
+    until(lambda: links(guest) == ["eth0", "eth1", "lo"])
+    guest.run("ip link set eth0 up")
+    assert "bound 10.0.2.15" in lease(guest)
+    assert len(passt_processes()) >= 1
+    client.call(NETWORK_DETACH, NetworkDetachRequest(domid, "00:16:3E:00:00:01"))
+    until(lambda: links(guest) == ["eth1", "lo"])
+    client.call(NETWORK_DETACH, NetworkDetachRequest(domid, "1", force=True))
+    assert interfaces(guest) == []
+
+
+def test_xl_network_commands(boot: BootLinux) -> None:
+    guest = boot(name="net", vif=[])
+    xl("network-attach", "net", "mac=00:16:3e:aa:bb:cc", "bridge=lab", "rate=10Mb/s")
+    until(lambda: "eth0" in links(guest))
+    header, row = xl("network-list", "net").splitlines()
+    assert header.split() == ["Idx", "BE", "Mac", "Addr.", "handle", "state", "evt-ch", "tx-/rx-ring-ref", "BE-path"]
+    path = f"/local/domain/0/backend/vif/{guest.domain.domid}/0"
+    assert row.split()[:5] == ["0", "0", "00:16:3e:aa:bb:cc", "0", "4"] and row.split()[-1] == path
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        for arguments, words in (
+            (("network-attach", "net", "bridge=lo"), "no bridge"),
+            (("network-attach", "net", f"forward={port}:80"), f"127.0.0.1/{port}:80; is a port in use"),
+            (("network-attach", "net", "script=vif-bridge", "bridge=nosuch"), "nosuch"),
+            (("network-attach", "net", "script=vif-route"), "vif-route is not supported"),
+            (("network-attach", "net", "mac=1:2"), "not a MAC address"),
+            (("network-attach", "net", "devid=0"), "has a network interface 0 already"),
+            (("network-detach", "net", "7"), "Unknown device 7."),
+        ):
+            failed = run("xl", *arguments)
+            assert failed.returncode == 1, arguments
+            assert words in failed.stderr
+            assert failed.stderr.count("\n") == 1
+    xl("network-detach", "net", "0")
+    assert xl("network-list", "net").count("\n") == 1
+
+
+def test_interfaces_survive_a_reboot_of_the_domain(boot: BootLinux) -> None:
+    guest = boot(name="again")
+    [before] = interfaces(guest)
+    guest.domain.reboot()
+    guest.domain.wait("destroyed", 30)
+    with pyxen.Host() as host:
+        until(lambda: any(entry.name == "again" for entry in host.domains()), 30)
+        restarted = LinuxGuest(host.domain("again"))
+        restarted.wait_for_prompt()
+        [after] = interfaces(restarted)
+        assert after.mac == before.mac
+
+
+def test_capture_is_a_pcap_file(boot: BootLinux, tmp_path: Path) -> None:
+    guest = boot(name="seen", vif=["bridge=lab,mac=00:16:3e:00:00:05"])
+    path = tmp_path / "x.pcap"
+    with subprocess.Popen([sys.executable, "-m", "pyxen.cli.pyxen", "pcap", "seen", "0", "-w", str(path)]) as capture:
+        until(lambda: path.exists() and path.stat().st_size >= 24)
+        guest.run("ip addr add 10.9.0.1/24 dev eth0; arping -c 2 -I eth0 10.9.0.2 || true")
+        guest.domain.destroy()
+        assert capture.wait(20) == 0
+    data = path.read_bytes()
+    assert struct.unpack_from("<IHH", data) == (0xA1B23C4D, 2, 4)
+    frames, start = [], 24
+    while start < len(data):
+        size = struct.unpack_from("<IIII", data, start)[2]
+        frames.append(data[start + 16 : start + 16 + size])
+        start += 16 + size
+    requests = [frame for frame in frames if frame[12:14] == b"\x08\x06"]
+    assert len(requests) >= 2
+    assert {frame[6:12].hex(":") for frame in requests} == {"00:16:3e:00:00:05"}
+    assert all(frame[38:42] == bytes([10, 9, 0, 2]) or frame[38:42] == bytes([10, 9, 0, 1]) for frame in requests)
+
+
+def test_a_killed_passt_comes_back(boot: BootLinux, web_server: tuple[Path, int]) -> None:
+    folder, port = web_server
+    (folder / "file").write_bytes(b"still here")
+    before = set(passt_processes())
+    guest = boot()
+    lease(guest)
+    [pid] = set(passt_processes()) - before
+    os.kill(int(pid), 9)
+    until(lambda: bool(set(passt_processes()) - before - {pid}))
+    until(lambda: guest.attempt(f"wget -q -O - http://10.0.2.2:{port}/file")[1] == "still here")
+
+
+def test_a_domain_leaves_no_passt(boot: BootLinux) -> None:
+    before = set(passt_processes())
+    guest = boot()
+    assert len(set(passt_processes()) - before) == 1
+    guest.domain.destroy()
+    assert set(passt_processes()) <= before
