@@ -8,10 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyxen.guests.packages import GuestPackages
+from pyxen.guests.packages import GuestPackages, fetch_tool
 from pyxen.guests.ramdisk import Ramdisk
 
 SOURCES = Path(__file__).parent / "guest"
+#: In the order of their loading.
+VIRTIO_MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+VIRTIO_FILES = tuple(f"*/{name}.ko" for name in VIRTIO_MODULES)
 #: Name in /bin of the guest -> source.
 PROGRAMS = {"bench": "bench.c", "bench-true": "true.c"}
 
@@ -27,6 +30,18 @@ class Rate:
 def bench_ramdisk(packages: GuestPackages) -> Path:
     """The demo's ramdisk with the benchmark programs, compiled now: ``bench=1`` on the kernel's command line runs them."""
     return Ramdisk(packages.busybox, {name: _compile(SOURCES / source) for name, source in PROGRAMS.items()}).cached()
+
+
+def disk_ramdisk(packages: GuestPackages) -> Path:
+    """The demo's ramdisk with the disk benchmark and the drivers of both kinds of disk, as far as they are modules."""
+    programs = {"disk": _compile(SOURCES / "disk.c")}
+    module = packages.module("xen-blkfront")
+    if module is not None:
+        programs["xen-blkfront.ko"] = module
+        root = fetch_tool(f"linux-image-{packages.kernel_release}", files=VIRTIO_FILES)
+        for name in VIRTIO_MODULES:
+            programs[f"{name}.ko"] = next(root.glob(f"**/{name}.ko")).read_bytes()
+    return Ramdisk(packages.busybox, programs).cached()
 
 
 def _compile(source: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pexpect
@@ -38,6 +39,11 @@ def run(kernel: Path, ramdisk: Path, switches: str, timeout: float) -> str:
         guest.close(force=True)
 
 
-def _start(kernel: Path, ramdisk: Path, command_line: str, timeout: float) -> pexpect.spawn[str]:
-    arguments = [*MACHINE, "-kernel", str(kernel), "-initrd", str(ramdisk), "-append", command_line]
+def shell(kernel: Path, ramdisk: Path, devices: Sequence[str], timeout: float) -> pexpect.spawn[str]:
+    """The console of a guest that boots to its shell; ``devices`` are more arguments for QEMU."""
+    return _start(kernel, ramdisk, "console=ttyS0 quiet", timeout, devices)
+
+
+def _start(kernel: Path, ramdisk: Path, command_line: str, timeout: float, devices: Sequence[str] = ()) -> pexpect.spawn[str]:
+    arguments = [*MACHINE, *devices, "-kernel", str(kernel), "-initrd", str(ramdisk), "-append", command_line]
     return pexpect.spawn(PROGRAM, arguments, timeout=timeout, encoding="utf-8", codec_errors="replace")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import disk
 import pexpect
 import qemu
 from guest_image import Rate, bench_ramdisk, parse
@@ -60,12 +61,13 @@ class Bench:
         self._environment = os.environ | {"PYXEN_RUNTIME_DIR": str(directory / "run")}
         self._programs = Path(sys.executable).parent
 
-    def create(self, name: str, memory_mb: int, switches: str = "") -> pexpect.spawn[str]:
-        """Start ``xl create -c`` and return its terminal."""
+    def create(self, name: str, memory_mb: int, switches: str = "", *, ramdisk: Path | None = None, keys: str = "") -> pexpect.spawn[str]:
+        """Start ``xl create -c`` and return its terminal. ``keys``: more lines of the configuration."""
         configuration = self._directory / f"{name}.cfg"
         configuration.write_text(
-            f'name = "{name}"\ntype = "pv"\nkernel = "{self._kernel}"\nramdisk = "{self._ramdisk}"\nmemory = {memory_mb}\nvcpus = 1\n'
-            f'extra = "console=hvc0 quiet {switches}"\non_poweroff = "destroy"\non_crash = "destroy"\n'
+            f'name = "{name}"\ntype = "pv"\nkernel = "{self._kernel}"\nramdisk = "{ramdisk or self._ramdisk}"\n'
+            f"memory = {memory_mb}\nvcpus = 1\n"
+            f'extra = "console=hvc0 quiet {switches}"\non_poweroff = "destroy"\non_crash = "destroy"\n{keys}\n'
         )
         arguments = ["create", "-c", str(configuration)]
         program = str(self._programs / "xl")
@@ -81,6 +83,10 @@ class Bench:
     def stop_host(self) -> None:
         """Stop the host with all its guests."""
         subprocess.run([self._programs / "pyxen", "host", "stop"], env=self._environment, check=False, capture_output=True)
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
 
     def boot(self, name: str, memory_mb: int = 256) -> tuple[float, pexpect.spawn[str]]:
         """Create a guest; seconds from ``xl create`` to its prompt, and its terminal."""
@@ -213,6 +219,12 @@ def measure(options: argparse.Namespace, packages: GuestPackages, console: Conso
         console.print(guest_table(rates, qemu_rates))
         result["rates"] = {name: rate.value for name, rate in rates.items()}
         result["qemu_rates"] = qemu_rates and {name: rate.value for name, rate in qemu_rates.items()}
+
+        with console.status("reading and writing disks"):
+            disk_rates, qemu_disk_rates = disk.measure(bench, packages, options.seconds, with_qemu=compare)
+        console.print(disk.table(disk_rates, qemu_disk_rates))
+        result["disk"] = {name: rate.value for name, rate in disk_rates.items()}
+        result["qemu_disk"] = qemu_disk_rates and {name: rate.value for name, rate in qemu_disk_rates.items()}
 
         if options.guests:
             with console.status(f"booting {options.guests} guests and leaving them idle"):

@@ -8,10 +8,11 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pyxen.backends.device import DeviceError
+from pyxen.backends.scattered_buffers import transfer
 
 SECTOR = 512  #: bytes; the unit of block rings, whatever the disk's own is
 
@@ -136,14 +137,17 @@ class BlockImage:
         """See ``DiskImage``."""
         self._transfer(os.pwritev, buffers, offset)
 
-    def _transfer(self, call: object, buffers: Sequence[memoryview], offset: int) -> None:
-        assert callable(call)
-        while buffers:
-            done = call(self._descriptor, buffers, offset)
-            if not done:
-                raise OSError(errno.EIO, "the image ends early")
+    def _transfer(self, call: Callable[[int, list[memoryview], int], int], buffers: Sequence[memoryview], offset: int) -> None:
+        def part(rest: list[memoryview]) -> int:
+            nonlocal offset
+            done = call(self._descriptor, rest, offset)
             offset += done
-            buffers = _after(buffers, done)
+            return done
+
+        try:
+            transfer(part, buffers)
+        except EOFError:
+            raise OSError(errno.EIO, "the image ends early") from None
 
     def flush(self) -> None:
         """See ``DiskImage``."""
@@ -185,13 +189,3 @@ def _open(path: str, writable: bool) -> int:
         os.close(descriptor)
         raise DeviceError(errno.EINVAL, f"disk image {path} is neither a file nor a block device")
     return descriptor
-
-
-def _after(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of the buffers when so many bytes of them were transferred."""
-    rest = list(buffers)
-    while rest and done >= len(rest[0]):
-        done -= len(rest.pop(0))
-    if done:
-        rest[0] = rest[0][done:]
-    return rest

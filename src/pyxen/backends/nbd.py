@@ -13,6 +13,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pyxen.backends.scattered_buffers import transfer
+
 _GREETING = struct.Struct(">8s8sH")
 _OPTION = struct.Struct(">8sII")
 _OPTION_REPLY = struct.Struct(">QIII")
@@ -34,9 +36,6 @@ CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_TRIM = 0, 1, 2, 3, 4
 #: Numbers of the protocol, which are Linux's; all others mean NBD_EINVAL.
 _ERRORS = frozenset((errno.EPERM, errno.EIO, errno.ENOMEM, errno.EINVAL, errno.ENOSPC, errno.EOVERFLOW, errno.EOPNOTSUPP))
 _SHUTDOWN = errno.ESHUTDOWN
-
-#: Buffers that one system call takes (IOV_MAX), less one for the header.
-_MAX_BUFFERS = 1000
 
 
 class NbdProtocolError(ConnectionError):
@@ -92,7 +91,7 @@ class NbdConnection:
         """Fill the buffers from byte ``offset`` on. ``ConnectionError`` when the server is gone, other ``OSError`` for its errors."""
         self._send(CMD_READ, offset, sum(map(len, buffers)), ())
         self._reply()
-        _transfer(self._socket.recvmsg_into, buffers)
+        self._fill(buffers)
 
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Errors as ``read``."""
@@ -112,7 +111,10 @@ class NbdConnection:
     def _send(self, command: int, offset: int, length: int, payload: Sequence[memoryview]) -> None:
         self._cookie += 1
         header = memoryview(_REQUEST.pack(_REQUEST_MAGIC, 0, command, self._cookie, offset, length))
-        _transfer(self._socket.sendmsg, [header, *payload])
+        try:
+            transfer(self._socket.sendmsg, [header, *payload])
+        except EOFError:
+            raise ConnectionResetError("the server takes nothing any more") from None
 
     def _reply(self) -> None:
         magic, number, cookie = _REPLY.unpack(self._receive(_REPLY.size))
@@ -127,8 +129,14 @@ class NbdConnection:
     def _receive(self, size: int) -> bytes:
         data = bytearray(size)
         if size:
-            _transfer(self._socket.recvmsg_into, [memoryview(data)])
+            self._fill([memoryview(data)])
         return bytes(data)
+
+    def _fill(self, buffers: Sequence[memoryview]) -> None:
+        try:
+            transfer(lambda rest: self._socket.recvmsg_into(rest)[0], buffers)
+        except EOFError:
+            raise ConnectionResetError("the server closed the connection") from None
 
     def abort(self) -> None:
         """Whoever waits for the server gets a ``ConnectionError``."""
@@ -146,19 +154,3 @@ class NbdConnection:
             pass  # gone already
         finally:
             self._socket.close()
-
-
-def _transfer(call: object, buffers: Sequence[memoryview]) -> None:
-    """Until all buffers are sent or filled. Raises ``ConnectionError`` at the end of the stream."""
-    assert callable(call)
-    rest = [buffer for buffer in buffers if len(buffer)]
-    while rest:
-        done = call(rest[:_MAX_BUFFERS])
-        if isinstance(done, tuple):
-            done = done[0]
-        if not done:
-            raise ConnectionResetError("the server closed the connection")
-        while rest and done >= len(rest[0]):
-            done -= len(rest.pop(0))
-        if done:
-            rest[0] = rest[0][done:]

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +109,10 @@ def tool_directory(package: str) -> Path:
     return cache_directory() / "tools" / package
 
 
-def fetch_tool(package: str, report: Report = lambda line: None) -> Path:
+def fetch_tool(package: str, report: Report = lambda line: None, files: Sequence[str] = ()) -> Path:
     """Return ``tool_directory`` of a package; download and unpack it if it is not there, without what it depends on.
 
-    Raises PackageError."""
+    ``files``: only what matches one of these patterns of tar's ("*/virtio*.ko*"). Raises PackageError."""
     directory = tool_directory(package)
     cache = cache_directory()
     try:
@@ -127,7 +127,7 @@ def fetch_tool(package: str, report: Report = lambda line: None) -> Path:
                     root = scratch / "root"
                     root.mkdir()
                     for archive in apt.download((package,), scratch):
-                        _unpack(archive, root)
+                        _unpack(archive, root, files)
                     directory.parent.mkdir(exist_ok=True)
                     root.rename(directory)
         return directory
@@ -174,7 +174,7 @@ def _fill(cache: Path, report: Report) -> GuestPackages:
         root = scratch / "root"
         root.mkdir()
         for archive in archives:
-            _unpack(archive, root)
+            _unpack(archive, root, KERNEL_FILES if archive.name.startswith("linux-image-") else ())
         kernels = sorted(root.glob("boot/vmlinuz-*"))
         if len(kernels) != 1:
             raise PackageError(f"the package {kernel_package} holds {len(kernels)} kernels in /boot; one was expected")
@@ -205,14 +205,13 @@ def _name_and_version(archive: Path) -> tuple[str, str]:
     return fields[0], fields[1].replace("%3a", ":")
 
 
-def _unpack(archive: Path, root: Path) -> None:
-    """Unpack a .deb."""
-    kernel = archive.name.startswith("linux-image-")
+def _unpack(archive: Path, root: Path, files: Sequence[str]) -> None:
+    """Unpack a .deb: ``files``, or all of it if there are none."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as payload:
-        command = ["tar", "-x", "--no-same-owner", "-C", str(root), *(["--wildcards", *KERNEL_FILES] if kernel else [])]
+        command = ["tar", "-x", "--no-same-owner", "-C", str(root), *(["--wildcards", *files] if files else [])]
         unpacked = subprocess.run(command, stdin=payload.stdout, stderr=subprocess.PIPE, text=True, check=False)
     # A pattern that matches nothing is a failure for tar. That there is a kernel is checked by the caller.
-    if (unpacked.returncode and not kernel) or payload.returncode:
+    if (unpacked.returncode and not files) or payload.returncode:
         raise PackageError(f"cannot unpack {archive.name}: {_last_line(unpacked.stderr)}")
 
 

@@ -458,6 +458,58 @@ def test_random_garbage_in_the_ring(play: Callable[[Scenario], None]) -> None:
     play(connected(scenario, feature_persistent=1))
 
 
+def test_sectors_beyond_32_bits(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        path = world.folder / "large.img"
+        path.touch()
+        os.truncate(path, 3 << 40)
+        await world.attach(path)
+        frontend = world.frontend
+        await frontend.connect()
+        assert world.store.read(f"{frontend.backend}/sectors") == str((3 << 40) // 512)
+        sector = (1 << 32) + 24
+        frontend.poke(DATA_PFN, 0, b"far" * 1365)
+        assert await frontend.request(plain(BLKIF_OP_WRITE, sector, data_segments(1))) == OKAY
+        with path.open("rb") as file:
+            assert os.pread(file.fileno(), 4095, sector * 512) == b"far" * 1365
+            assert os.pread(file.fileno(), 4095, (sector & 0xFFFFFFFF) * 512) == bytes(4095)
+        frontend.poke(DATA_PFN, 0, bytes(4096))
+        assert await frontend.request(plain(BLKIF_OP_READ, sector, data_segments(1))) == OKAY
+        assert frontend.peek(DATA_PFN, 0, 4095) == b"far" * 1365
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("persistent", [0, 1])
+def test_grants_revoked_in_flight(play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch, persistent: int) -> None:
+    """What is mapped stays the backend's until it has answered; what it has not mapped yet, it does not get."""
+    gate, reached = threading.Event(), threading.Event()
+    read = BlockImage.read
+
+    def slow_read(image: BlockImage, buffers: Sequence[memoryview], offset: int) -> None:
+        reached.set()
+        assert gate.wait(20)
+        read(image, buffers, offset)
+
+    async def scenario(world: World) -> None:
+        frontend = world.frontend
+        monkeypatch.setattr(BlockImage, "read", slow_read)
+        frontend.put(plain(BLKIF_OP_READ, 0, data_segments(1)))
+        frontend.kick()
+        await asyncio.to_thread(reached.wait, 20)
+        world.guest.set_entry(DATA_REFERENCE, 0, 0)
+        gate.set()
+        assert (await frontend.responses(1))[0][2] == OKAY
+        assert frontend.peek(DATA_PFN, 0, 4096) == (world.folder / "disk.img").read_bytes()[:4096]
+        # A persistent grant is mapped for good, whatever its entry says now.
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == (OKAY if persistent else ERROR)
+        world.guest.set_entry(DATA_REFERENCE + 1, 0, 0)
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(2))) == ERROR
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, [(DATA_REFERENCE + 2, 0, 7)])) == OKAY
+
+    play(connected(scenario, feature_persistent=persistent))
+
+
 def test_guest_destroyed_with_requests_in_flight(play: Callable[[Scenario], None]) -> None:
     async def scenario(world: World) -> None:
         for _ in range(32):
