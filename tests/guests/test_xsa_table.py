@@ -1,5 +1,4 @@
-"""The table of advisories in docs/xsa.md: every number is accounted for, and every test that it names is there, with the number in its name or
-in its checks."""
+"""The table of advisories in docs/xsa.md: every number is accounted for, and every test that it names is there, and names the advisory."""
 
 from __future__ import annotations
 

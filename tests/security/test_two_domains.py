@@ -1,10 +1,11 @@
-"""A hostile domain beside a Linux one: whatever the first does, the second's memory and disk cache stay what they are, and it is never stalled.
+"""A hostile domain beside a Linux one: whatever the first does, the second's memory and disk cache stay what they are, and it is never
+stalled.
 
 Every micro-guest is started again and again, most of which attack the hypervisor or die horribly, with others that act at random: a new
 domain for each, at once when the one before has ended or been crashed. ``PYXEN_LONG=1`` does that for half an hour.
 
-The victim (victim/victim.c) measures its own stalls, by its kernel's clock and by the processor's time-stamp counter: nothing that this process
-or the console's way does can hide one. That neither is faked is seen from outside: over the whole run both agree with the host's clock.
+The victim (victim/victim.c) measures its own stalls, by its kernel's clock and by the processor's time-stamp counter: nothing that this
+process or the console's way does can hide one. That neither is faked is seen from outside: over the run both agree with the host's clock.
 """
 
 from __future__ import annotations
