@@ -15,6 +15,7 @@ import typer
 from pyxen.cli.console_session import ConsoleEnd
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE, CommandFailed
 from pyxen.cli.guest_run import created_guest
+from pyxen.cli.image_build import image_app
 from pyxen.host.client import Client, connect
 from pyxen.host.protocol import (
     BACKEND_RESTART,
@@ -37,6 +38,7 @@ _NOT_RUNNING = 3  #: as `service status` says it
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 host_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The host process: the hypervisor, Domain 0 and all guests.")
 app.add_typer(host_app, name="host")
+app.add_typer(image_app, name="image")
 backend_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The drivers in Domain 0.")
 app.add_typer(backend_app, name="backend")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pyxen.backends.console import ConsoleBackend
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.toolstack import cpu_affinity, names
+from pyxen.toolstack.bootloader.pygrub import boot_files
 from pyxen.toolstack.builder import (
     BuilderError,
     BuildResult,
@@ -38,8 +39,9 @@ def with_absolute_paths(config: DomainConfig, working_directory: str) -> DomainC
     """The configuration with its file names made absolute. Raises ``ToolstackError`` for a relative one without a folder."""
     return dataclasses.replace(
         config,
-        kernel=absolute_path(config.kernel, working_directory),
-        ramdisk=absolute_path(config.ramdisk, working_directory),
+        # With a boot loader these are files of the guest's disk.
+        kernel=config.kernel if config.bootloader else absolute_path(config.kernel, working_directory),
+        ramdisk=config.ramdisk if config.bootloader else absolute_path(config.ramdisk, working_directory),
         disk=tuple(dataclasses.replace(disk, target=absolute_path(disk.target, working_directory)) for disk in config.disk),
     )
 
@@ -148,11 +150,25 @@ class _DomainBuilder:
         self.domid: int | None = None
 
     def build(self) -> tuple[int, BuildResult]:
+        config = self._config
+        if not config.bootloader:
+            return self._build(config.kernel, config.ramdisk, config.command_line)
+        self._report("reading the disk")
+        with boot_files(config) as found:
+            try:
+                return self._build(found.kernel_path, found.ramdisk_path, found.arguments)
+            except BuilderError as error:
+                message = str(error).replace(found.kernel_path, found.kernel_name)
+                if found.ramdisk_path:
+                    message = message.replace(found.ramdisk_path, found.ramdisk_name)
+                raise type(error)(f"{message} (on the disk {found.disk})") from error
+
+    def _build(self, kernel_path: str, ramdisk_path: str, command_line: str) -> tuple[int, BuildResult]:
         config, dom0 = self._config, self._dom0
         self._report("reading the kernel")
-        kernel = open_kernel(Path(config.kernel))
-        ramdisk = open_ramdisk(Path(config.ramdisk)) if config.ramdisk else None
-        plan = plan_pv_domain(kernel, ramdisk, config.command_line, config.memory_mib << 10)
+        kernel = open_kernel(Path(kernel_path))
+        ramdisk = open_ramdisk(Path(ramdisk_path)) if ramdisk_path else None
+        plan = plan_pv_domain(kernel, ramdisk, command_line, config.memory_mib << 10)
         self._report("building the domain")
         domid = self.domid = dom0.create_domain(
             kind=config.type,

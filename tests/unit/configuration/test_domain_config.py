@@ -87,7 +87,7 @@ def test_command_line(text: str, line: str) -> None:
         ('builder="hvm"', "f"),
         ("vif=['backend=drivers']", "f:3"),
         ("\ndisk=['backend=drivers,vdev=xvda,target=/a']", "f:4"),
-        ('bootloader="pygrub"', "f:3"),
+        ('bootloader="/opt/loader"', "f:3"),
         ('kernel="";firmware="pvgrub64"', "f:3"),
     ],
 )

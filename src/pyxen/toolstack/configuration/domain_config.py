@@ -6,6 +6,7 @@ Each field is the key of the same name; one line says its type, range and defaul
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -133,8 +134,8 @@ class DomainConfig:
         reasons = []
         if self.type != "pv":
             reasons.append(("type", f'domains of type "{self.type}" are not supported yet; use type = "pv"'))
-        if self.bootloader:
-            reasons.append(("bootloader", "boot loaders are not supported yet; give a kernel"))
+        if self.bootloader and os.path.basename(self.bootloader) != "pygrub":
+            reasons.append(("bootloader", f'the boot loader "{self.bootloader}" is not supported yet; use bootloader = "pygrub"'))
         if self.firmware:
             reasons.append(("firmware", "`firmware' is not supported yet; give GRUB's image as the kernel (see examples/grub-pv.cfg)"))
         reasons += [("disk", f"`disk': {disk.vdev}: {disk.unsupported()}") for disk in self.disk if disk.unsupported()]
