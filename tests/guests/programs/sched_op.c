@@ -27,7 +27,9 @@ PROGRAM(sched_op)
     event_clear(b);
     events_forget();
     before = clock_now();
-    check_equal(poll_ports(ports, 2, before + 10 * MILLISECONDS), 0, "poll times out");
+    do
+        check_equal(poll_ports(ports, 2, before + 10 * MILLISECONDS), 0, "poll ends, at the latest");
+    while (!event_pending(b) && !event_pending(timer) && clock_now() < before + 10 * MILLISECONDS); /* any event of the domain ends it */
     check(clock_now() - before >= 10 * MILLISECONDS, "after its time (%lu us)", (clock_now() - before) / 1000);
     hypercall_set_timer_op(clock_now() + 5 * MILLISECONDS);
     check_equal(poll_ports(ports, 2, clock_now() + 5 * SECONDS), 0, "poll is woken by an event");
