@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 
 PROGRAM = "qemu-system-x86_64"
-MACHINE = ["-accel", "tcg", "-cpu", "qemu64,+rdrand", "-m", "256", "-smp", "1", "-nographic", "-no-reboot"]
+MACHINE = ["-accel", "tcg", "-cpu", "qemu64,+rdrand", "-m", "256", "-nographic", "-no-reboot"]
 
 
 def available() -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 import disk
 import pexpect
 import qemu
+import smp
 from guest_image import Rate, bench_ramdisk, parse
 from peer import BARE_QEMU, XEN_IN_QEMU
 from rich.box import SIMPLE_HEAD
@@ -61,12 +62,14 @@ class Bench:
         self._environment = os.environ | {"PYXEN_RUNTIME_DIR": str(directory / "run")}
         self._programs = Path(sys.executable).parent
 
-    def create(self, name: str, memory_mb: int, switches: str = "", *, ramdisk: Path | None = None, keys: str = "") -> pexpect.spawn[str]:
+    def create(
+        self, name: str, memory_mb: int, switches: str = "", *, ramdisk: Path | None = None, keys: str = "", vcpus: int = 1
+    ) -> pexpect.spawn[str]:
         """Start ``xl create -c`` and return its terminal. ``keys``: more lines of the configuration."""
         configuration = self._directory / f"{name}.cfg"
         configuration.write_text(
             f'name = "{name}"\ntype = "pv"\nkernel = "{self._kernel}"\nramdisk = "{ramdisk or self._ramdisk}"\n'
-            f"memory = {memory_mb}\nvcpus = 1\n"
+            f"memory = {memory_mb}\nvcpus = {vcpus}\n"
             f'extra = "console=hvc0 quiet {switches}"\non_poweroff = "destroy"\non_crash = "destroy"\n{keys}\n'
         )
         arguments = ["create", "-c", str(configuration)]
@@ -219,6 +222,11 @@ def measure(options: argparse.Namespace, packages: GuestPackages, console: Conso
         console.print(guest_table(rates, qemu_rates))
         result["rates"] = {name: rate.value for name, rate in rates.items()}
         result["qemu_rates"] = qemu_rates and {name: rate.value for name, rate in qemu_rates.items()}
+
+        with console.status("the same work by one and by two vCPUs"):
+            speed_ups, qemu_speed_ups = smp.measure(bench, packages.kernel, ramdisk, with_qemu=compare)
+        console.print(smp.table(speed_ups, qemu_speed_ups))
+        result |= {"two_vcpus": speed_ups, "qemu_two_vcpus": qemu_speed_ups}
 
         with console.status("reading and writing disks"):
             disk_rates, qemu_disk_rates = disk.measure(bench, packages, options.seconds, with_qemu=compare)
