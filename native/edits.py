@@ -31,7 +31,7 @@ EDITS: tuple[Edit, ...] = (
         "Compile pyxen's C files into the x86 library, where they see the CPU state by name.",
         "    qemu/target/i386/unicorn.c\n",
         AFTER,
-        "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_code.c\n"
+        "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_atomic.c\n    qemu/target/i386/pyxen_code.c\n"
         "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_decode.c\n"
         "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
         "    qemu/target/i386/pyxen_gate.c\n"
@@ -76,11 +76,13 @@ EDITS: tuple[Edit, ...] = (
     ),
     Edit(
         ACCEL + "cputlb.c",
-        "The host's locked operations work on any address; only those that cross a page need the slow, non-atomic way.",
+        "The host's locked operations work on any address, also where two pages meet. CMPXCHG16B alone faults, which its slow way does.",
         "    if (unlikely(addr & ((1 << s_bits) - 1))) {\n",
         REPLACE,
-        "    if (unlikely((addr & ~TARGET_PAGE_MASK) + (1 << s_bits) > TARGET_PAGE_SIZE ||\n"
-        "                 (s_bits == 4 && (addr & 15)))) {\n",
+        "    if (unlikely((addr & ~TARGET_PAGE_MASK) + (1 << s_bits) > TARGET_PAGE_SIZE && s_bits < 4)) {\n"
+        "        return pyxen_operand_in_two_pages(env, addr, 1 << s_bits, mmu_idx, retaddr);\n"
+        "    }\n"
+        "    if (unlikely(s_bits == 4 && (addr & 15))) {\n",
     ),
     Edit(
         "src/qemu/tcg/tcg-op.c",
@@ -286,6 +288,20 @@ EDITS: tuple[Edit, ...] = (
         "    pyxen_set_pte_flags(cs, addr, val);\n    return;\n",
     ),
     Edit(
+        I386 + "excp_helper.c",
+        "An entry that has changed before its bits were set is read again: a store through the old one would leave no trace.",
+        "    is_write = is_write1 & 1;\n\n    a20_mask = x86_get_a20_mask(env);\n    if (!(env->cr[0] & CR0_PG_MASK)) {\n",
+        BEFORE,
+        "pyxen_walk:\n    rsvd_mask = PG_HI_RSVD_MASK;\n    error_code = 0;\n",
+    ),
+    Edit(
+        I386 + "excp_helper.c",
+        "Likewise.",
+        "    if (!(pte & PG_DIRTY_MASK)) {\n        /* only set write access if already dirty... otherwise wait\n",
+        BEFORE,
+        "    if (unlikely(pyxen_entry_changed(cs))) {\n        goto pyxen_walk;\n    }\n\n",
+    ),
+    Edit(
         "src/qemu/unicorn_common.h",
         "There is one region; looking it up on every slow access is most of what such an access costs.",
         "MemoryRegion *find_memory_mapping(struct uc_struct *uc, hwaddr address)\n{\n",
@@ -307,6 +323,13 @@ EDITS: tuple[Edit, ...] = (
         "void tlb_protect_code(struct uc_struct *uc, ram_addr_t ram_addr)\n{\n",
         AFTER,
         "    pyxen_protect_frame(uc, ram_addr);\n",
+    ),
+    Edit(
+        ACCEL + "translate-all.c",
+        "And that before its code is read: what is stored while it is translated would go unnoticed.",
+        "    phys_pc = get_page_addr_code(env, pc);\n\n    if (phys_pc == -1) {\n        /* Generate a temporary TB; do not cache */\n",
+        BEFORE,
+        "    phys_pc = get_page_addr_code(env, pc);\n    if (phys_pc != -1) {\n        pyxen_protect_frame(cpu->uc, phys_pc);\n    }\n",
     ),
     Edit(
         ACCEL + "cputlb.c",
@@ -380,10 +403,13 @@ EDITS: tuple[Edit, ...] = (
     ),
     Edit(
         ACCEL + "cputlb.c",
-        "Locked operations on a watched page are looked at, too.",
-        "    /* Let the guest notice RMW on a write-only page.  */\n",
-        BEFORE,
-        "    if (unlikely(tlb_addr & TLB_WATCHPOINT)) {\n        goto stop_the_world;\n    }\n",
+        "Locked operations on a watched page are looked at, too, and stay atomic.",
+        "    /* Let the guest notice RMW on a write-only page.  */\n    if (unlikely(tlbe->addr_read != (tlb_addr & ~TLB_NOTDIRTY))) {\n",
+        REPLACE,
+        "    if (unlikely((tlb_addr | tlbe->addr_read) & TLB_WATCHPOINT)) {\n"
+        "        pyxen_check_watchpoints(env_cpu(env), addr, 1 << s_bits, BP_MEM_ACCESS, retaddr);\n"
+        "    }\n"
+        "    if (unlikely((tlbe->addr_read & ~TLB_WATCHPOINT) != (tlb_addr & ~(TLB_NOTDIRTY | TLB_WATCHPOINT)))) {\n",
     ),
     Edit(
         I386 + "bpt_helper.c",
@@ -415,6 +441,10 @@ EDITS: tuple[Edit, ...] = (
         BEFORE,
         "    if (s->base.num_insns > 1 && (((s->pc + num_bytes - 1) ^ s->base.pc_first) & TARGET_PAGE_MASK)) {\n"
         "        siglongjmp(s->jmpbuf, 2);\n"
+        "    }\n"
+        "    if (((s->pc + num_bytes - 1) ^ s->base.pc_first) & TARGET_PAGE_MASK) {\n"
+        "        /* That page is read, too. */\n"
+        "        pyxen_protect_frame(env->uc, get_page_addr_code(env, (s->pc + num_bytes - 1) & TARGET_PAGE_MASK));\n"
         "    }\n",
     ),
     Edit(
@@ -620,6 +650,13 @@ EDITS: tuple[Edit, ...] = (
         "    cpu_stw_data_ra(env, ptr + XO(legacy.ftw), fptag ^ 0xff, ra);\n",
         AFTER,
         "    cpu_stw_data_ra(env, ptr + XO(legacy.ftw) + 2, 0, ra);\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "LFENCE orders RDTSC for the guest, but is no instruction of the host in translated code; so it is here.",
+        "void helper_rdtsc(CPUX86State *env)\n{\n",
+        AFTER,
+        "    __builtin_ia32_lfence();\n",
     ),
     # ------------------------------------------------------------------ addresses
     Edit(

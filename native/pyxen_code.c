@@ -3,8 +3,10 @@
  * store goes through, and by the other CPUs of the machine, each of which has a cache of translations of its own.
  *
  * Every CPU's TLB sends stores to a frame through pyxen_write_clean_frame() as long as any CPU holds code of that frame. A CPU that
- * begins to hold code of a frame which another CPU can store to unchecked asks that CPU to stop doing so; that one then reports the
- * stores that it may have made in the meantime. So stale code lives no longer than it takes both CPUs to reach the end of a block.
+ * begins to hold code of a frame which another CPU can store to unchecked asks that CPU to stop doing so, and waits for the answer before
+ * it reads the first octet. A store to a frame that others hold code of is made by a block of its own, at whose end they hear of it: before
+ * anything else that the storing CPU does can be seen. They act on it at the start of their next block. So whoever sees a later store, and
+ * then executes a serialising instruction (which ends a block), runs the new code.
  *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
@@ -33,6 +35,7 @@ PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t byte
     m->code_holders = calloc(m->frames, sizeof(*m->code_holders));
     m->writers = calloc(m->frames, sizeof(*m->writers));
     pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->question_lock, NULL);
     if (!m->code_holders || !m->writers) {
         pyxen_machine_free(m);
         return NULL;
@@ -42,6 +45,7 @@ PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t byte
 
 PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *m)
 {
+    pthread_mutex_destroy(&m->question_lock);
     pthread_mutex_destroy(&m->lock);
     free(m->code_holders);
     free(m->writers);
@@ -50,6 +54,7 @@ PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *m)
 
 PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *m, uint64_t mfn)
 {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the caller's stores come first: who reads code counts itself in before it reads */
     return mfn < m->frames && __atomic_load_n(&m->code_holders[mfn], __ATOMIC_SEQ_CST) != 0;
 }
 
@@ -78,27 +83,36 @@ void pyxen_machine_add(struct pyxen_machine *m, struct pyxen_cpu *p)
 {
     int i;
 
+    pthread_mutex_lock(&m->question_lock);
     pthread_mutex_lock(&m->lock);
     for (i = 0; i < PYXEN_MAX_CPUS && m->cpus[i]; i++) {
     }
     if (i < PYXEN_MAX_CPUS) {
         m->cpus[i] = p;
+        m->used = MAX(m->used, i + 1);
         p->id = i + 1 < PYXEN_MANY ? i + 1 : PYXEN_MANY;
     }
+    p->answered = m->question;
     pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&m->question_lock);
 }
 
 void pyxen_machine_remove(struct pyxen_machine *m, struct pyxen_cpu *p)
 {
     int i;
 
+    pthread_mutex_lock(&m->question_lock);
     pthread_mutex_lock(&m->lock);
-    for (i = 0; i < PYXEN_MAX_CPUS; i++) {
+    for (i = 0; i < m->used; i++) {
         if (m->cpus[i] == p) {
             m->cpus[i] = NULL;
         }
     }
+    while (m->used && !m->cpus[m->used - 1]) {
+        m->used--;
+    }
     pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&m->question_lock);
 }
 
 /* ------------------------------------------------------------------ work for another CPU */
@@ -107,7 +121,7 @@ static void append(struct pyxen_work_list *list, struct pyxen_work item)
 {
     struct pyxen_work *last = list->used ? &list->items[list->used - 1] : NULL;
 
-    if (last && last->kind == item.kind && last->offset >> TARGET_PAGE_BITS == item.offset >> TARGET_PAGE_BITS) {
+    if (last && last->offset >> TARGET_PAGE_BITS == item.offset >> TARGET_PAGE_BITS) {
         uint64_t end = MAX(last->offset + last->size, item.offset + item.size);
 
         last->offset = MIN(last->offset, item.offset); /* a loop over one page is one item */
@@ -129,18 +143,15 @@ static void send(struct pyxen_cpu *to, struct pyxen_work item)
     pyxen_request(to, PYXEN_REQUEST_WORK);
 }
 
-/* To one id, or with PYXEN_MANY to every CPU but the sender. */
-static void send_to_others(struct pyxen_cpu *from, uint8_t id, struct pyxen_work item)
+static void send_to_others(struct pyxen_cpu *from, struct pyxen_work item)
 {
     struct pyxen_machine *m = from->machine;
     int i;
 
     pthread_mutex_lock(&m->lock);
-    for (i = 0; i < PYXEN_MAX_CPUS; i++) {
-        struct pyxen_cpu *to = m->cpus[i];
-
-        if (to && to != from && (id == PYXEN_MANY || to->id == id)) {
-            send(to, item);
+    for (i = 0; i < m->used; i++) {
+        if (m->cpus[i] && m->cpus[i] != from) {
+            send(m->cpus[i], item);
         }
     }
     pthread_mutex_unlock(&m->lock);
@@ -148,7 +159,7 @@ static void send_to_others(struct pyxen_cpu *from, uint8_t id, struct pyxen_work
 
 PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *p, uint64_t mfn)
 {
-    struct pyxen_work item = { mfn << TARGET_PAGE_BITS, TARGET_PAGE_SIZE, PYXEN_WORK_INVALIDATE };
+    struct pyxen_work item = { mfn << TARGET_PAGE_BITS, TARGET_PAGE_SIZE };
 
     if (mfn < p->machine->frames) {
         send(p, item);
@@ -168,24 +179,20 @@ static void give_up(struct pyxen_cpu *p, uint64_t frame)
     __atomic_fetch_sub(&p->machine->code_holders[frame], 1, __ATOMIC_SEQ_CST);
 }
 
-/* Make stores to a frame that go through the entry unchecked take the slow path. True if there was such an entry. */
-static bool protect_entry(CPUTLBEntry *entry, uintptr_t host)
+/* Make stores to a frame that go through the entry unchecked take the slow path. */
+static void protect_entry(CPUTLBEntry *entry, uintptr_t host)
 {
     target_ulong address = entry->addr_write;
 
-    if ((address & (TLB_INVALID_MASK | TLB_MMIO | TLB_DISCARD_WRITE | TLB_NOTDIRTY)) ||
-        (address & TARGET_PAGE_MASK) + entry->addend != host) {
-        return false;
+    if (!(address & (TLB_INVALID_MASK | TLB_MMIO | TLB_DISCARD_WRITE)) && (address & TARGET_PAGE_MASK) + entry->addend == host) {
+        entry->addr_write |= TLB_NOTDIRTY;
     }
-    entry->addr_write |= TLB_NOTDIRTY;
-    return true;
 }
 
-static bool protect_entries(struct pyxen_cpu *p, uint64_t frame)
+static void protect_entries(struct pyxen_cpu *p, uint64_t frame)
 {
     CPUX86State *env = p->uc->cpu->env_ptr;
     uintptr_t host = (uintptr_t)p->machine->memory + (frame << TARGET_PAGE_BITS);
-    bool found = false;
     int mode, i;
 
     for (mode = 0; mode < NB_MMU_MODES; mode++) {
@@ -197,13 +204,12 @@ static bool protect_entries(struct pyxen_cpu *p, uint64_t frame)
             continue; /* empty since the last flush */
         }
         for (n = 0; n < entries; n++) {
-            found |= protect_entry(&fast->table[n], host);
+            protect_entry(&fast->table[n], host);
         }
         for (i = 0; i < CPU_VTLB_SIZE; i++) {
-            found |= protect_entry(&env_tlb(env)->d[mode].vtable[i], host);
+            protect_entry(&env_tlb(env)->d[mode].vtable[i], host);
         }
     }
-    return found;
 }
 
 /* Say that this CPU may from now on store to the frame without a check. Comes before the look at code_holders that decides on it. */
@@ -229,27 +235,72 @@ bool pyxen_frame_is_clean(struct uc_struct *uc, uint64_t offset)
     return __atomic_load_n(&p->machine->code_holders[frame], __ATOMIC_RELAXED) != 0;
 }
 
+/* What another CPU wants of this one: that stores to a frame be checked. On the thread that runs this one, or while nobody does. */
+static void answer(struct pyxen_cpu *p)
+{
+    uint64_t question = __atomic_load_n(&p->machine->question, __ATOMIC_ACQUIRE);
+
+    if (p->answered != question) {
+        protect_entries(p, __atomic_load_n(&p->machine->question_frame, __ATOMIC_RELAXED));
+        __atomic_store_n(&p->answered, question, __ATOMIC_RELEASE);
+    }
+}
+
+static void wait_for_answer(struct pyxen_cpu *from)
+{
+    pyxen_request(from, PYXEN_REQUEST_WORK);
+    while (__atomic_load_n(&from->answered, __ATOMIC_ACQUIRE) != from->machine->question) {
+        pthread_mutex_lock(&from->run_lock);
+        if (!from->running) {
+            answer(from);
+        }
+        pthread_mutex_unlock(&from->run_lock);
+        sched_yield();
+    }
+}
+
+/* Return when no other CPU stores to the frame unchecked. Nobody will again while this CPU is counted as a holder of its code. */
+static void end_unchecked_stores(struct pyxen_cpu *p, uint64_t frame, uint8_t writer)
+{
+    struct pyxen_machine *m = p->machine;
+    int i;
+
+    while (pthread_mutex_trylock(&m->question_lock)) {
+        answer(p); /* who holds it may be waiting for this CPU */
+        sched_yield();
+    }
+    answer(p);
+    __atomic_store_n(&m->question_frame, frame, __ATOMIC_RELAXED);
+    __atomic_store_n(&m->question, m->question + 1, __ATOMIC_RELEASE);
+    p->answered = m->question;
+    for (i = 0; i < m->used; i++) {
+        if (m->cpus[i] && m->cpus[i] != p && (writer == PYXEN_MANY || m->cpus[i]->id == writer)) {
+            wait_for_answer(m->cpus[i]);
+        }
+    }
+    __atomic_store_n(&m->writers[frame], 0, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&m->question_lock);
+}
+
 void pyxen_protect_frame(struct uc_struct *uc, uint64_t offset)
 {
     struct pyxen_cpu *p = uc->pyxen;
     uint64_t frame = offset >> TARGET_PAGE_BITS;
-    uint8_t *writer = &p->machine->writers[frame];
-    uint8_t old;
+    uint8_t writer;
 
-    if (!holds_code(p, frame)) {
-        p->code_frames[frame / 64] |= 1ull << (frame % 64);
-        __atomic_fetch_add(&p->machine->code_holders[frame], 1, __ATOMIC_SEQ_CST);
+    if (holds_code(p, frame)) {
+        return;
     }
-    old = __atomic_load_n(writer, __ATOMIC_SEQ_CST);
-    if (old == p->id || old == PYXEN_MANY) {
+    p->code_frames[frame / 64] |= 1ull << (frame % 64);
+    __atomic_fetch_add(&p->machine->code_holders[frame], 1, __ATOMIC_SEQ_CST);
+    writer = __atomic_load_n(&p->machine->writers[frame], __ATOMIC_SEQ_CST);
+    if (writer == p->id || writer == PYXEN_MANY) {
         protect_entries(p, frame);
     }
-    if (old == p->id && old != PYXEN_MANY) {
-        __atomic_compare_exchange_n(writer, &old, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-    } else if (old) {
-        struct pyxen_work item = { frame << TARGET_PAGE_BITS, TARGET_PAGE_SIZE, PYXEN_WORK_PROTECT };
-
-        send_to_others(p, old, item);
+    if (writer == p->id && writer != PYXEN_MANY) {
+        __atomic_compare_exchange_n(&p->machine->writers[frame], &writer, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    } else if (writer) {
+        end_unchecked_stores(p, frame, writer);
     }
 }
 
@@ -279,6 +330,18 @@ void pyxen_all_code_dropped(struct uc_struct *uc)
     }
 }
 
+/* Return if the instruction is in a block of its own; otherwise it is run again in one. */
+static void make_alone(CPUState *cs, uintptr_t retaddr)
+{
+    TranslationBlock *tb = retaddr ? tcg_tb_lookup(cs->uc->tcg_ctx, retaddr) : NULL;
+
+    if (tb && tb->icount > 1) {
+        cs->cflags_next_tb = 1 | CF_PARALLEL;
+        cpu_restore_state(cs, retaddr, true);
+        cpu_loop_exit_noexc(cs);
+    }
+}
+
 void pyxen_write_clean_frame(CPUState *cs, uint64_t address, uint64_t offset, unsigned size, uintptr_t retaddr)
 {
     struct pyxen_cpu *p = cs->uc->pyxen;
@@ -297,26 +360,12 @@ void pyxen_write_clean_frame(CPUState *cs, uint64_t address, uint64_t offset, un
         }
     }
     if (__atomic_load_n(holders, __ATOMIC_RELAXED) > (holds_code(p, frame) ? 1 : 0)) {
-        struct pyxen_work item = { offset, size, PYXEN_WORK_INVALIDATE };
+        struct pyxen_work item = { offset, size };
 
+        make_alone(cs, retaddr);
         /* The store is yet to be made: tell the others at the end of the block, when it has been. */
         append(&p->broadcast, item);
         pyxen_request(p, PYXEN_REQUEST_BROADCAST);
-    }
-}
-
-static void protect_for_others(struct pyxen_cpu *p, uint64_t offset)
-{
-    uint64_t frame = offset >> TARGET_PAGE_BITS;
-    uint8_t mine = p->id;
-
-    if (protect_entries(p, frame)) {
-        struct pyxen_work item = { frame << TARGET_PAGE_BITS, TARGET_PAGE_SIZE, PYXEN_WORK_INVALIDATE };
-
-        send_to_others(p, PYXEN_MANY, item); /* there may have been stores since they read the code */
-    }
-    if (mine != PYXEN_MANY) {
-        __atomic_compare_exchange_n(&p->machine->writers[frame], &mine, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
 }
 
@@ -327,8 +376,9 @@ void pyxen_do_work(struct pyxen_cpu *p)
     unsigned i;
 
     __atomic_fetch_and(&p->requests, ~(PYXEN_REQUEST_WORK | PYXEN_REQUEST_BROADCAST), __ATOMIC_SEQ_CST);
+    answer(p); /* before any lock is taken that who asks may hold */
     for (i = 0; i < p->broadcast.used; i++) {
-        send_to_others(p, PYXEN_MANY, p->broadcast.items[i]);
+        send_to_others(p, p->broadcast.items[i]);
     }
     p->broadcast.used = 0;
     pthread_mutex_lock(&p->work_lock);
@@ -338,9 +388,7 @@ void pyxen_do_work(struct pyxen_cpu *p)
     for (i = 0; i < work.used; i++) {
         struct pyxen_work *item = &work.items[i];
 
-        if (item->kind == PYXEN_WORK_PROTECT) {
-            protect_for_others(p, item->offset);
-        } else if (holds_code(p, item->offset >> TARGET_PAGE_BITS)) {
+        if (holds_code(p, item->offset >> TARGET_PAGE_BITS)) {
             tb_invalidate_phys_range(p->uc, item->offset, item->offset + item->size);
         }
     }

@@ -273,6 +273,11 @@ static void QEMU_NORETURN leave_for(CPUX86State *env, uint32_t reason, uint64_t 
     leave(env, retaddr);
 }
 
+void pyxen_internal_error(CPUX86State *env, uint64_t what, uintptr_t retaddr)
+{
+    leave_for(env, PYXEN_EXIT_INTERNAL_ERROR, what, retaddr);
+}
+
 void pyxen_exit_cpuid(CPUX86State *env, uintptr_t retaddr)
 {
     if (env->uc->pyxen->exit_on_cpuid) {
@@ -567,7 +572,7 @@ uint64_t pyxen_read_pte(CPUState *cs, uint64_t address)
     return __atomic_load_n((uint64_t *)(m->memory + address), __ATOMIC_RELAXED); /* pyxen_physical has looked */
 }
 
-/* Sets the accessed and dirty bits, unless somebody has just changed the entry: then it is no longer ours to write. */
+/* Sets the accessed and dirty bits, unless somebody has just changed the entry: then it is no longer ours to write, and read again. */
 void pyxen_set_pte_flags(CPUState *cs, uint64_t address, uint32_t value)
 {
     struct pyxen_machine *m = cs->uc->pyxen->machine;
@@ -579,6 +584,16 @@ void pyxen_set_pte_flags(CPUState *cs, uint64_t address, uint32_t value)
             return;
         }
     }
+    cs->uc->pyxen->entry_changed = true;
+}
+
+bool pyxen_entry_changed(CPUState *cs)
+{
+    struct pyxen_cpu *p = cs->uc->pyxen;
+    bool changed = p->entry_changed;
+
+    p->entry_changed = false;
+    return changed;
 }
 
 /* ------------------------------------------------------------------ the exported functions */
@@ -646,6 +661,7 @@ PYXEN_EXPORT struct pyxen_cpu *pyxen_cpu_new(struct pyxen_machine *machine, stru
     p->deprivileged = flags & PYXEN_CPU_DEPRIVILEGED;
     p->exit_on_cpuid = flags & PYXEN_CPU_EXIT_ON_CPUID;
     pthread_mutex_init(&p->work_lock, NULL);
+    pthread_mutex_init(&p->run_lock, NULL);
     p->code_frames = calloc((machine->frames + 63) / 64, sizeof(uint64_t));
     pthread_mutex_lock(&creation_lock);
     *error = p->code_frames ? create_engine(p, code_bytes) : UC_ERR_NOMEM;
@@ -672,9 +688,18 @@ PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *p)
         pthread_mutex_unlock(&creation_lock);
     }
     pyxen_free_work(p);
+    pyxen_free_pair(p);
     free(p->code_frames);
+    pthread_mutex_destroy(&p->run_lock);
     pthread_mutex_destroy(&p->work_lock);
     free(p);
+}
+
+static void set_running(struct pyxen_cpu *p, bool running)
+{
+    pthread_mutex_lock(&p->run_lock);
+    p->running = running;
+    pthread_mutex_unlock(&p->run_lock);
 }
 
 PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
@@ -683,6 +708,7 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
     CPUState *cs = uc->cpu;
     CPUX86State *env = cs->env_ptr;
 
+    set_running(p, true);
     load_block(p, env);
     do {
         cs->exception_index = -1;
@@ -702,6 +728,7 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
     if (__atomic_load_n(&p->requests, __ATOMIC_RELAXED) & (PYXEN_REQUEST_WORK | PYXEN_REQUEST_BROADCAST)) {
         pyxen_do_work(p); /* the CPU may now sleep for long; the others should not wait for it */
     }
+    set_running(p, false);
     store_block(p, env);
     return p->state->exit_reason;
 }
@@ -719,7 +746,9 @@ PYXEN_EXPORT void pyxen_cpu_kick(struct pyxen_cpu *p)
 
 PYXEN_EXPORT void pyxen_cpu_flush_tlb_page(struct pyxen_cpu *p, uint64_t address)
 {
+    pthread_mutex_lock(&p->run_lock); /* another CPU may be looking at the same entries (pyxen_code.c) */
     tlb_flush_page(p->uc->cpu, address);
+    pthread_mutex_unlock(&p->run_lock);
 }
 
 PYXEN_EXPORT void pyxen_cpu_cpuid(struct pyxen_cpu *p, uint32_t leaf, uint32_t subleaf, uint32_t *registers)

@@ -80,7 +80,7 @@ void pyxen_check_watchpoints(CPUState *cs, uint64_t address, uint64_t size, int 
         return;
     }
     p->running_alone = true;
-    cs->cflags_next_tb = 1; /* one instruction, without host atomics: those do not come by here */
+    cs->cflags_next_tb = 1 | CF_PARALLEL;
     if (retaddr) {
         cpu_restore_state(cs, retaddr, true);
     }

@@ -23,16 +23,11 @@
 #define PYXEN_MAX_CPUS 4096
 #define PYXEN_MANY 255
 
-enum pyxen_work_kind {
-    PYXEN_WORK_INVALIDATE, /* drop the code translated from [offset, offset + size) */
-    PYXEN_WORK_PROTECT,    /* another CPU translates from this frame: notice your stores to it from now on, and own up to past ones */
+struct pyxen_work {
+    uint64_t offset; /* drop the code translated from [offset, offset + size) */
+    uint32_t size;
 };
 
-struct pyxen_work {
-    uint64_t offset;
-    uint32_t size;
-    enum pyxen_work_kind kind;
-};
 
 struct pyxen_work_list {
     struct pyxen_work *items;
@@ -44,8 +39,12 @@ struct pyxen_machine {
     uint64_t bytes, frames;
     uint16_t *code_holders; /* per frame: how many CPUs hold code translated from it */
     uint8_t *writers;       /* per frame: which CPU may store to it without a check: 0 none, an id, or PYXEN_MANY */
-    pthread_mutex_t lock;   /* protects cpus */
+    pthread_mutex_t lock;   /* protects cpus, together with question_lock: to change it takes both, to look at it either */
     struct pyxen_cpu *cpus[PYXEN_MAX_CPUS];
+    int used; /* of cpus: none from here on */
+    /* Held by the CPU that wants no unchecked stores to `question_frame` any more, until all that made some have said that they check. */
+    pthread_mutex_t question_lock;
+    uint64_t question_frame, question; /* atomic; `question` counts them */
 };
 
 struct pyxen_cpu {
@@ -59,11 +58,16 @@ struct pyxen_cpu {
     uint8_t id;
     uint32_t watch_hits;  /* DR6 bits of the instruction that is being run alone */
     bool running_alone;   /* it is run again, by itself, since an access of it is watched */
+    bool entry_changed;   /* of the page table, between being read and having its bits set */
+    uint8_t *pair, *pair_first, *pair_second; /* two pages mapped side by side, and which (pyxen_atomic.c) */
     const uint32_t *physical_map; /* of the guest; NULL: its physical addresses are the machine's */
     uint64_t physical_frames;
     uint64_t *code_frames; /* bitmap: frames that this CPU is counted for in code_holders */
     pthread_mutex_t work_lock;
     struct pyxen_work_list work;      /* from other threads; under work_lock */
+    pthread_mutex_t run_lock;         /* protects running; who holds it while that is false may change this CPU's TLB */
+    bool running;
+    uint64_t answered;                /* the last of the machine's questions that this CPU has answered; atomic */
     struct pyxen_work_list broadcast; /* this CPU's stores that the others have to hear of */
 };
 
@@ -78,6 +82,9 @@ bool pyxen_inject(struct pyxen_cpu *p);
 void pyxen_leave_at_boundary(struct pyxen_cpu *p, uint32_t reason);
 void pyxen_do_work(struct pyxen_cpu *p);
 void pyxen_free_work(struct pyxen_cpu *p);
+void pyxen_free_pair(struct pyxen_cpu *p);
+/* Leave with PYXEN_EXIT_INTERNAL_ERROR. */
+void pyxen_internal_error(struct CPUX86State *env, uint64_t what, uintptr_t retaddr) __attribute__((noreturn));
 void pyxen_cpu_reset_fpu(struct pyxen_cpu *p);
 void pyxen_machine_add(struct pyxen_machine *m, struct pyxen_cpu *p);
 void pyxen_machine_remove(struct pyxen_machine *m, struct pyxen_cpu *p);

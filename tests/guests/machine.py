@@ -87,12 +87,14 @@ class Machine:
         """Stop everything."""
         self.hypervisor.close()
 
-    def run(self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, timeout_s: float = 20.0, until: str = "") -> Outcome:
+    def run(
+        self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, timeout_s: float = 20.0, until: str = "", command_line: str = ""
+    ) -> Outcome:
         """Boot ``kernel`` and wait for its end, for the text ``until`` on its console, or for the time to be over; then destroy it.
         From any thread: guests may run side by side."""
         domid = self._dom0.create_domain(kind="pv", handle=os.urandom(16), max_vcpus=vcpus)
         try:
-            plan = plan_pv_domain(open_kernel(kernel), None, "", memory_mib << 10)
+            plan = plan_pv_domain(open_kernel(kernel), None, command_line, memory_mib << 10)
             built = build_pv_domain(self._dom0, domid, plan)
             page = self._dom0.map_foreign(domid, built.console_mfn)
             try:

@@ -1,9 +1,9 @@
 """Time: system time from the guest's own TSC, the wall clock, and what guests read of both (xen.h: vcpu_time_info).
 
 System time is *defined* by the scale that guests get: nanoseconds = base + (TSC - base TSC) * multiplier / 2**32. Hypervisor and
-guests compute the same
-number, so a timer never fires before the guest thinks it is due. Once a second the scale is corrected against the host's clock, by at
-most 500 ppm and without a step, so time never runs backwards.
+guests compute the same number, so a timer never fires before the guest thinks it is due. Once a second the scale is compared with the
+host's clock, and corrected if need be, by at most 500 ppm and without a step. No vCPU is in its guest meanwhile, so all change at once, and
+time never runs backwards, whichever vCPU is asked.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CALIBRATION_S = 0.02
 CORRECTION_PERIOD_NS = 1_000_000_000
+#: An error that is left as it is.
+TOLERANCE_NS = 20_000
 LARGEST_CORRECTION = 500e-6
 TIME_OFFSET: int = vcpu_info.time.offset
 WALL_CLOCK_OFFSET: int = shared_info.wc_version.offset
@@ -38,6 +40,7 @@ class GuestTime:
         self._base_tsc = self._tsc_start
         self._base_ns: int = 0
         self._set_rate(self._measured_hz())
+        self._steering = False
         self.generation = 1
 
     @property
@@ -72,12 +75,22 @@ class GuestTime:
         if self._shift >= 0:
             self._multiplier = self._scaled << self._shift
 
+    def _error_ns(self) -> int:
+        """By how much the host's clock is ahead of system time."""
+        return time.monotonic_ns() - self._host_start_ns - self.now()
+
+    @property
+    def needs_correction(self) -> bool:
+        """Whether it is off the host's clock by more than is tolerated, or on its way back to it."""
+        return self._steering or abs(self._error_ns()) > TOLERANCE_NS
+
     def correct(self) -> None:
-        """Re-anchor at this moment and steer towards the host's clock."""
+        """Re-anchor at this moment and steer towards the host's clock. No vCPU may be in its guest."""
+        error_ns = self._error_ns()
         tsc = self._tsc()
         here = self._base_ns + ((tsc - self._base_tsc) * self._multiplier >> 32)
-        error = (time.monotonic_ns() - self._host_start_ns - here) / CORRECTION_PERIOD_NS
-        error = max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, error))
+        self._steering = abs(error_ns) > TOLERANCE_NS
+        error = max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, error_ns / CORRECTION_PERIOD_NS))
         self._base_tsc, self._base_ns = tsc, here
         self._set_rate(self._measured_hz() * (1 - error))
         self.generation += 1

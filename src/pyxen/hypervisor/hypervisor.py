@@ -113,12 +113,8 @@ class Hypervisor:
 
     def _schedule_correction(self) -> None:
         def correct() -> None:
-            self.guest_time.correct()
-            # All vCPUs change to the new scale together, also those that the native gate keeps in the guest.
-            for domain in self.domains():
-                for vcpu in domain.vcpus:
-                    if vcpu.in_guest:
-                        vcpu.cpu.kick()
+            if self.guest_time.needs_correction and self._stop_all_briefly():
+                self.guest_time.correct()
             self._schedule_correction()
 
         self.timers.add(self.now() + CORRECTION_PERIOD_NS, correct)
@@ -272,6 +268,13 @@ class Hypervisor:
         for vcpu in domain.vcpus:
             if vcpu.in_guest:
                 self._give_up(vcpu)
+
+    def _stop_all_briefly(self) -> bool:
+        """As ``stop_briefly`` for every vCPU of the machine, but False if one does not leave in time."""
+        inside = [vcpu for domain in self.domains() for vcpu in domain.vcpus if vcpu.in_guest]
+        for vcpu in inside:
+            vcpu.cpu.kick()
+        return all(self.has_left(vcpu) for vcpu in inside)
 
     def breathe(self, domid: int) -> None:
         """In the middle of long work on a domain: let others have the lock for a moment. The domain's own vCPUs wait until it is over

@@ -10,6 +10,7 @@
 #include "hypercall.h"
 #include "paging.h"
 #include "segments.h"
+#include "smp.h"
 #include "start.h"
 #include "trap.h"
 #include "user.h"

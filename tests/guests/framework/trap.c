@@ -129,10 +129,8 @@ long callback_register(unsigned type, unsigned flags, const void *address)
     return hypercall_callback_op(CALLBACKOP_register, &argument);
 }
 
-void traps_init(void)
+void traps_fill(struct trap_info *table)
 {
-    static struct trap_info table[33];
-
     for (unsigned vector = 0; vector < 32; vector++)
         table[vector] = (struct trap_info){
             .vector = vector,
@@ -140,6 +138,13 @@ void traps_init(void)
             .cs = FLAT_KERNEL_CS,
             .address = (unsigned long)vector_entry_points[vector],
         };
+}
+
+void traps_init(void)
+{
+    static struct trap_info table[33];
+
+    traps_fill(table);
     hypercall_set_trap_table(table);
     callback_register(CALLBACKTYPE_event, 0, entry_event);
     callback_register(CALLBACKTYPE_failsafe, 0, entry_failsafe);

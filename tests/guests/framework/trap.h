@@ -65,6 +65,7 @@ typedef void trap_handler_t(struct registers *registers);
 void trap_set_handler(unsigned kind, trap_handler_t *handler);
 
 void traps_init(void);
+void traps_fill(struct trap_info *table); /* the 32 exception vectors */
 void trap_table_install(unsigned vector, u8 flags); /* (re)install one entry with these TI flags */
 extern void *const vector_entry_points[256];
 extern char entry_event[], entry_failsafe[], entry_syscall[], entry_syscall32[], entry_sysenter[];
