@@ -595,7 +595,7 @@ EDITS: tuple[Edit, ...] = (
     Edit(
         I386 + "translate.c",
         "A 32-bit CMPXCHG that succeeds leaves all of RAX alone, and one that fails all of a destination register; upstream clears "
-        "their upper halves. The accumulator's and the register's new values:",
+        "their upper halves. This makes the accumulator's and the register's new values.",
         "/* Compute SEG:REG into A0.  SEG is selected from the override segment\n",
         BEFORE,
         "static void pyxen_gen_cmpxchg_reg(DisasContext *s, MemOp ot, int reg, TCGv value, TCGCond keep, TCGv oldv, TCGv cmpv)\n"
