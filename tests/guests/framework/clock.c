@@ -33,5 +33,7 @@ void clock_sleep(u64 nanoseconds)
 {
     struct sched_poll argument = {.nr_ports = 0, .timeout = clock_now() + nanoseconds};
 
-    hypercall_sched_op(SCHEDOP_poll, &argument);
+    do
+        hypercall_sched_op(SCHEDOP_poll, &argument); /* any event of the domain ends it, also one of the masked console */
+    while (clock_now() < argument.timeout && !event_vcpu_info()->evtchn_upcall_pending);
 }
