@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from pyxen.host import protocol as p
 from pyxen.host.client import Client, Stream, connect
-from pyxen.host.protocol import DomainDetail, DomainState, ErrorKind, HostError, HostStatus, PhysInfo, StateChange, TraceEvent
+from pyxen.host.protocol import BlockDevice, DomainDetail, DomainState, ErrorKind, HostError, HostStatus, PhysInfo, StateChange, TraceEvent
 
 #: Console output that a ``Console`` remembers, in characters. Older output is forgotten.
 TEXT_LIMIT = 16 << 20
@@ -221,6 +221,23 @@ class Domain:
         except HostError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
+
+    @property
+    def disks(self) -> list[BlockDevice]:
+        """Its disks now."""
+        return self._client.call(p.BLOCK_LIST, p.DomainId(self.domid)).devices
+
+    def attach_disk(self, specification: str) -> None:
+        """Hot-plug a disk, given as an entry of ``disk``; returns when the backend has it, a little before the guest does."""
+        self._client.call(p.BLOCK_ATTACH, p.BlockAttachRequest(self.domid, specification, os.getcwd()))
+
+    def detach_disk(self, vdev: str, *, force: bool = False) -> None:
+        """Unplug a disk; returns when the guest has given it back. ``force``: whatever the guest does."""
+        self._client.call(p.BLOCK_DETACH, p.BlockDetachRequest(self.domid, vdev, force))
+
+    def change_medium(self, vdev: str, image: str | os.PathLike[str] | None) -> None:
+        """Put an image into a CD drive, or None."""
+        self._client.call(p.BLOCK_MEDIUM, p.MediumRequest(self.domid, vdev, os.fspath(image) if image is not None else "", os.getcwd()))
 
     def restart_backend(self, device: str) -> None:
         """Throw away what serves a device ("xvda", "vif0", "vbd/51712") in Domain 0, and start it anew. The guest's I/O goes on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import pyxen
 from pyxen.guests.packages import GuestPackages, PackageError, fetch_tool
 from pyxen.guests.ramdisk import Ramdisk
-from pyxen.host.protocol import BLOCK_ATTACH, BLOCK_DETACH, BLOCK_LIST, BlockAttachRequest, BlockDetachRequest, BlockDevice, DomainId
+from pyxen.host.protocol import BlockDevice
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest, linux_host
 from tests.toolstack.xl_command import run, xl
 
@@ -55,16 +56,21 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def qcow2(tmp_path: Path) -> Path:
-    """An empty disk of 16 MiB."""
+def qemu_img() -> str:
+    """The program; there is a storage daemon too."""
     if shutil.which("qemu-storage-daemon") is None:
         pytest.skip("no qemu-storage-daemon")
     try:
-        program = shutil.which("qemu-img") or str(fetch_tool("qemu-utils") / "usr/bin/qemu-img")
+        return shutil.which("qemu-img") or str(fetch_tool("qemu-utils") / "usr/bin/qemu-img")
     except PackageError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def qcow2(tmp_path: Path, qemu_img: str) -> Path:
+    """An empty disk of 16 MiB."""
     path = tmp_path / "disk.qcow2"
-    subprocess.run([program, "create", "-q", "-f", "qcow2", str(path), "16M"], check=True)
+    subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", str(path), "16M"], check=True)
     return path
 
 
@@ -84,7 +90,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def devices(guest: LinuxGuest) -> list[BlockDevice]:
-    return guest.domain._client.call(BLOCK_LIST, DomainId(guest.domain.domid)).devices
+    return guest.domain.disks
 
 
 def sizes(guest: LinuxGuest) -> dict[str, int]:
@@ -148,19 +154,18 @@ def test_read_only_disk_and_errors(boot_with_disks: BootLinux, image: Path) -> N
 
 def test_hot_plug_resize_and_unplug(boot_with_disks: BootLinux, image: Path, tmp_path: Path) -> None:
     guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
-    client, domid = guest.domain._client, guest.domain.domid
     second = tmp_path / "second.img"
     second.write_bytes(bytes(MIB))
-    client.call(BLOCK_ATTACH, BlockAttachRequest(domid, "second.img,raw,xvdb,w", str(tmp_path)))
+    guest.domain.attach_disk(f"{second},raw,xvdb,w")
     until(lambda: sizes(guest) == {"xvda": 4096, "xvdb": 1024})
     os.truncate(second, 2 * MIB)
     until(lambda: sizes(guest)["xvdb"] == 2048)
-    client.call(BLOCK_DETACH, BlockDetachRequest(domid, "xvdb"))
+    guest.domain.detach_disk("xvdb")
     assert sizes(guest) == {"xvda": 4096}
     assert [device.vdev for device in devices(guest)] == ["xvda"]
-    client.call(BLOCK_ATTACH, BlockAttachRequest(domid, f"{second},raw,xvdb,w"))
+    guest.domain.attach_disk(f"{second},raw,xvdb,w")
     until(lambda: sizes(guest) == {"xvda": 4096, "xvdb": 2048})
-    client.call(BLOCK_DETACH, BlockDetachRequest(domid, "xvdb", force=True))
+    guest.domain.detach_disk("xvdb", force=True)
     assert md5sum(guest, "/dev/xvda") == digest(image.read_bytes())
 
 
@@ -214,6 +219,26 @@ def test_disk_behind_the_storage_daemon(boot_with_disks: BootLinux, qcow2: Path)
     assert not storage_daemons(qcow2)
 
 
+def test_what_was_flushed_survives_the_hosts_death(boot_with_disks: BootLinux, runtime_directory: Path, qcow2: Path, qemu_img: str) -> None:
+    """Each number that the guest says is on the disk is there after kill -9 of the host."""
+    guest = boot_with_disks(disk=[f"{qcow2},qcow2,xvda,w"])
+    guest.domain.console.send(
+        "i=0; while true; do i=$((i+1)); echo number $i | dd of=/dev/xvda bs=4k seek=$((i%999)) conv=fsync 2>&- && echo done-$i-; done\n"
+    )
+    guest.domain.console.expect("done-30-", 60)
+    with pyxen.Host() as host:
+        os.kill(host.status.pid, signal.SIGKILL)
+    until(lambda: not storage_daemons(qcow2))
+    [log] = (runtime_directory / "log").glob("guest-linux*")
+    flushed = max(int(number) for number in re.findall(r"done-(\d+)-", log.read_text()))
+    assert flushed >= 30
+    raw = qcow2.with_suffix(".raw")
+    subprocess.run([qemu_img, "convert", "-O", "raw", str(qcow2), str(raw)], check=True)
+    content = raw.read_bytes()
+    for number in range(1, flushed + 1):
+        assert content[number * 4096 :].startswith(b"number %d\n" % number)
+
+
 def storage_daemons(path: Path) -> list[int]:
     """Process ids of those that serve an image."""
     found = []
@@ -225,9 +250,11 @@ def storage_daemons(path: Path) -> list[int]:
     return found
 
 
-def test_backend_restarted_under_load(boot_with_disks: BootLinux, image: Path) -> None:
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_backend_restarted_under_load(boot_with_disks: BootLinux, image: Path, vcpus: int) -> None:
     """The guest writes, reads back and compares all the time, and knows of nothing."""
-    guest = boot_with_disks(disk=[f"{image},raw,xvda,w"])
+    guest = boot_with_disks(disk=[f"{image},raw,xvda,w"], vcpus=vcpus)
+    assert len(guest.run("ls /sys/block/xvda/mq").split()) == vcpus
     guest.run("dd if=/dev/urandom of=/tmp/x bs=64k count=16 2>&-")
     guest.run(
         "(while [ ! -e /tmp/stop ]; do dd if=/tmp/x of=/dev/xvda bs=16k conv=fsync 2>&- || echo w >>/tmp/bad; "

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import struct
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -670,6 +671,37 @@ def test_images_that_cannot_be_used(play: Callable[[Scenario], None]) -> None:
             assert not world.store.exists(f"/local/domain/0/backend/vbd/{world.guest.domid}")
 
     play(scenario)
+
+
+def test_block_device_of_the_host(play: Callable[[Scenario], None], tmp_path: Path) -> None:
+    file = tmp_path / "behind.img"
+    file.write_bytes(os.urandom(1 << 20))
+    try:
+        attached = subprocess.run(["losetup", "--find", "--show", str(file)], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("loop devices need root")
+    device = Path(attached.stdout.strip())
+
+    async def scenario(world: World) -> None:
+        await world.attach(device)
+        frontend = world.frontend
+        await frontend.connect()
+        number = device.stat().st_rdev
+        assert world.store.read(f"{frontend.backend}/physical-device") == f"{os.major(number):x}:{os.minor(number):x}"
+        assert await frontend.request(plain(BLKIF_OP_READ, 16, data_segments(2))) == OKAY
+        assert frontend.peek(DATA_PFN + 1, 0, 4096) == file.read_bytes()[3 * 4096 : 4 * 4096]
+        frontend.poke(DATA_PFN, 0, b"\x5a" * 4096)
+        assert await frontend.request(plain(BLKIF_OP_WRITE, 2040, data_segments(1))) == OKAY
+        assert await frontend.request(plain(BLKIF_OP_FLUSH_DISKCACHE, 0, [])) == OKAY
+        assert await frontend.request(plain(BLKIF_OP_WRITE, 2041, data_segments(1))) == ERROR
+        with pytest.raises(ToolstackError, match="in use by another domain"):
+            await world.attach(device, vdev="xvdb")
+
+    try:
+        play(scenario)
+        assert file.read_bytes()[-4096:] == b"\x5a" * 4096
+    finally:
+        subprocess.run(["losetup", "--detach", str(device)], check=True)
 
 
 def test_images_are_locked(play: Callable[[Scenario], None]) -> None:
