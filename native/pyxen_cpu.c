@@ -535,6 +535,10 @@ bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
         pyxen_do_work(p);
     }
     if ((requests & PYXEN_REQUEST_TRAP) && pyxen_debug_trap(p)) {
+        if (p->watch_hits) {
+            *last_tb = NULL; /* no jump past our look after the next instruction */
+            return false;
+        }
         return true; /* a kick, if any, waits */
     }
     p->running_alone = false; /* the stop came before that block: start over */

@@ -1,6 +1,7 @@
 /*
  * Data breakpoints of DR0-3. They are traps: the access is made, and #DB follows its instruction. So an instruction whose access is
- * watched is given up before the access and run again in a block of its own; the block's end then raises the trap.
+ * watched is given up before the access and run again in a block of its own; the block's end then raises the trap. After MOV SS it waits
+ * for the end of one more instruction; if that leaves the guest or faults, the trap is lost: it would be the hypervisor's.
  *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
@@ -87,13 +88,17 @@ void pyxen_check_watchpoints(CPUState *cs, uint64_t address, uint64_t size, int 
     cpu_loop_exit_noexc(cs);
 }
 
-/* At the end of the block that the instruction was run in. True: the trap is raised. */
+/* At the end of the block that the instruction was run in. True: the trap is raised, or waits (`watch_hits` is kept). */
 bool pyxen_debug_trap(struct pyxen_cpu *p)
 {
     CPUState *cs = p->uc->cpu;
     CPUX86State *env = cs->env_ptr;
     uint32_t hits = p->watch_hits;
 
+    if (hits && (env->hflags & HF_INHIBIT_IRQ_MASK)) {
+        cs->cflags_next_tb = 1 | CF_LAST_IO; /* one instruction, in a block that nothing else runs */
+        return true;
+    }
     __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_TRAP, __ATOMIC_SEQ_CST);
     p->watch_hits = 0;
     p->running_alone = false;

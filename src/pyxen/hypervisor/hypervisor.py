@@ -24,7 +24,7 @@ from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.event_channel_delivery import HandlerDelivery
 from pyxen.hypervisor.frame_table import FrameTable
 from pyxen.hypervisor.gate import is_wanted
-from pyxen.hypervisor.grant_table import GrantTable
+from pyxen.hypervisor.grant_table import INITIAL_FRAMES, GrantTable
 from pyxen.hypervisor.guest_time import CORRECTION_PERIOD_NS, GuestTime
 from pyxen.hypervisor.hooks import Hooks
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames, MachineMemory
@@ -78,6 +78,9 @@ class Hypervisor:
             self, 0, kind="dom0", handle=bytes(16), max_evtchn_port=HandlerDelivery.ports - 1, pool=self.dispatcher.pools[0]
         )
         self._domains[0].pause_count = 0
+        with self.lock:
+            # It grants nothing, but has a table as every Domain 0: who tries one of its grants finds an entry that permits nothing.
+            self._domains[0].grant_table.open(INITIAL_FRAMES)
         self.dom0: Dom0Hypercalls = Dom0(self)
         with self.lock:
             self._schedule_correction()

@@ -27,12 +27,11 @@ PROGRAM(sched_op)
     event_clear(b);
     events_forget();
     before = clock_now();
-    do
-        check_equal(poll_ports(ports, 2, before + 10 * MILLISECONDS), 0, "poll ends, at the latest");
-    while (!event_pending(b) && !event_pending(timer) && clock_now() < before + 10 * MILLISECONDS); /* any event of the domain ends it */
+    /* With one port only that one wakes; with more, any of the domain's, a backend's too. */
+    check_equal(poll_ports(&ports[0], 1, before + 10 * MILLISECONDS), 0, "poll times out");
     check(clock_now() - before >= 10 * MILLISECONDS, "after its time (%lu us)", (clock_now() - before) / 1000);
     hypercall_set_timer_op(clock_now() + 5 * MILLISECONDS);
-    check_equal(poll_ports(ports, 2, clock_now() + 5 * SECONDS), 0, "poll is woken by an event");
+    check_equal(poll_ports(&ports[1], 1, clock_now() + 5 * SECONDS), 0, "poll is woken by an event");
     check(event_pending(timer), "the timer's");
     check_equal(event_vcpu_info()->evtchn_upcall_mask, 1, "poll leaves upcalls masked");
     check_equal(event_upcalls, 0, "and brings none");
@@ -40,7 +39,7 @@ PROGRAM(sched_op)
     event_mask(timer);
     hypercall_set_timer_op(clock_now() + 5 * MILLISECONDS);
     before = clock_now();
-    poll_ports(ports, 2, clock_now() + 5 * SECONDS);
+    poll_ports(&ports[1], 1, clock_now() + 5 * SECONDS);
     check(event_pending(timer) && clock_now() - before < 2 * SECONDS, "poll sees masked ports too");
     event_clear(timer);
     event_unmask_locally(timer);

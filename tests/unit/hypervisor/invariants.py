@@ -70,8 +70,10 @@ def check(hypervisor: Hypervisor, *, guests_write: bool = True) -> None:
     with hypervisor.lock:
         expected = Expected(hypervisor, guests_write=guests_write)
         for domain in hypervisor.domains():
-            if domain.domid and not domain.released:
-                _domain(expected, domain)
+            if not domain.released:
+                _owned_frames(expected, domain)
+                if domain.domid:
+                    _domain(expected, domain)
             _foreign_maps(expected, domain)
             _maptrack(expected, domain)
             _event_channels(domain)
@@ -80,7 +82,7 @@ def check(hypervisor: Hypervisor, *, guests_write: bool = True) -> None:
         _compare(expected, hypervisor)
 
 
-def _domain(expected: Expected, domain: Domain) -> None:
+def _owned_frames(expected: Expected, domain: Domain) -> None:
     frames = expected.frames
     owned = np.flatnonzero(expected.memory.owners == domain.domid).tolist()
     reserved = 0
@@ -98,6 +100,9 @@ def _domain(expected: Expected, domain: Domain) -> None:
         if frames.type_count[mfn]:
             _contents(expected, domain, mfn)
     assert domain.total_pages == reserved, f"domain {domain.domid} counts {domain.total_pages} pages and owns {reserved}"
+
+
+def _domain(expected: Expected, domain: Domain) -> None:
     for vcpu in domain.vcpus:
         name = f"vCPU {vcpu.vcpu_id}'s"
         for root in (vcpu.kernel_root, vcpu.user_root):
