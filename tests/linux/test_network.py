@@ -220,6 +220,58 @@ def test_capture_is_a_pcap_file(boot: BootLinux, tmp_path: Path) -> None:
     assert all(frame[38:42] == bytes([10, 9, 0, 2]) or frame[38:42] == bytes([10, 9, 0, 1]) for frame in requests)
 
 
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    """A bridge of this machine with the address 10.77.0.1, that leads nowhere else."""
+    name = f"pyxen{os.getpid() % 100000}"
+    if os.geteuid() or not os.path.exists("/dev/net/tun") or subprocess.run(["ip", "link", "add", name, "type", "bridge"]).returncode:
+        pytest.skip("bridges need root, /dev/net/tun and a kernel that has them")
+    try:
+        subprocess.run(["ip", "addr", "add", "10.77.0.1/24", "dev", name], check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=True)
+
+
+def test_a_bridge_of_the_host(boot: BootLinux, bridge: str) -> None:
+    guest = boot(vif=[f"bridge={bridge},vifname=pyxtap"])
+    guest.run("ip addr add 10.77.0.2/24 dev eth0; mkdir /tmp/www; dd if=/dev/urandom of=/tmp/www/x bs=64k count=64 2>&-")
+    assert f"master {bridge}" in subprocess.run(["ip", "link", "show", "pyxtap"], capture_output=True, text=True, check=True).stdout
+    guest.run("httpd -p 80 -h /tmp/www")
+    assert "3 packets received" in guest.run("ping -c 3 -i 0.2 10.77.0.1")
+    with socket.create_connection(("10.77.0.2", 80), 20) as connection:
+        connection.settimeout(20)
+        connection.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    body = answer.split(b"\r\n\r\n", 1)[1]
+    assert hashlib.md5(body, usedforsecurity=False).hexdigest() == guest.run("md5sum /tmp/www/x").split()[0]
+    server = socket.create_server(("10.77.0.1", 0))
+    with server:
+        guest.run(f"nc 10.77.0.1 {server.getsockname()[1]} </tmp/www/x & true")
+        connection, _ = server.accept()
+        with connection:
+            assert b"".join(iter(lambda: connection.recv(65536), b"")) == body
+    guest.domain.destroy()
+    until(lambda: not os.path.exists("/sys/class/net/pyxtap"))
+
+
+def test_a_backend_restarted_under_load(boot: BootLinux, web_server: tuple[Path, int]) -> None:
+    folder, port = web_server
+    content = os.urandom((256 if LONG else 32) * MIB)
+    (folder / "file").write_bytes(content)
+    guest = boot(name="load", memory=128)
+    lease(guest)
+    guest.run(f"(wget -q -O - http://10.0.2.2:{port}/file | md5sum >/tmp/sum; echo done >>/tmp/sum) & true")
+    restarts = 0
+    while "done" not in guest.run("cat /tmp/sum"):
+        restarted = run("pyxen", "backend", "restart", "load", "vif0")
+        assert restarted.returncode == 0, restarted.stderr
+        restarts += 1
+    assert guest.run("head -1 /tmp/sum").split()[0] == hashlib.md5(content, usedforsecurity=False).hexdigest()
+    assert restarts >= 2
+
+
 def test_a_killed_passt_comes_back(boot: BootLinux, web_server: tuple[Path, int]) -> None:
     folder, port = web_server
     (folder / "file").write_bytes(b"still here")

@@ -11,6 +11,7 @@ from pyxen.backends.helper_program import HelperPrograms
 from pyxen.backends.network_attachment import Attachment, VifPort
 from pyxen.backends.network_passt import PasstAttachment
 from pyxen.backends.network_switch import SwitchAttachment, Switches
+from pyxen.backends.network_tap import TapAttachment
 
 _INTERFACES = Path("/sys/class/net")
 _NAT, _BRIDGE = "vif-nat", "vif-bridge"
@@ -21,15 +22,20 @@ def choose_attachment(port: VifPort, value: Callable[[str], str], helpers: Helpe
     script, bridge = Path(value("script")).name, value("bridge")
     if script not in ("", _NAT, _BRIDGE):
         raise DeviceError(errno.EOPNOTSUPP, f"the script {script} is not supported; use vif-nat, vif-bridge or none")
+    if "/" in bridge:
+        raise DeviceError(errno.EINVAL, f"{bridge!a} is no name of a bridge")
     if script == _NAT or not bridge:
         if script == _BRIDGE:
             raise DeviceError(errno.EINVAL, "script=vif-bridge needs bridge=NAME")
         return PasstAttachment(port, helpers, _passt_forwards(value("forwards")))
     interface = _INTERFACES / bridge
-    if (interface / "bridge").is_dir() or script == _BRIDGE:
-        raise DeviceError(errno.EOPNOTSUPP, f"bridges of the host are not supported yet ({bridge})")
+    if (interface / "bridge").is_dir():
+        return TapAttachment(port, bridge)
     if interface.exists():
         raise DeviceError(errno.EINVAL, f"{bridge} is a network interface of this machine, but no bridge; give another name for a switch")
+    if script == _BRIDGE:
+        remedy = f"make it (ip link add {bridge} type bridge), or leave script out for a switch inside pyxen"
+        raise DeviceError(errno.ENODEV, f"this machine has no bridge {bridge}: {remedy}")
     return SwitchAttachment(port, switches, bridge)
 
 

@@ -12,7 +12,8 @@ ETHERNET_HEADER = 14
 TCP, UDP = 6, 17
 _IPV4, _IPV6, _VLAN = 0x0800, 0x86DD, 0x8100
 _HOP_BY_HOP, _ROUTING, _DESTINATION = 0, 43, 60
-_CHECKSUM_OFFSET = {TCP: 16, UDP: 6}
+#: Of the field, from the transport header's start.
+CHECKSUM_OFFSET = {TCP: 16, UDP: 6}
 _TCP_FIN_PSH, _TCP_CWR = 0x09, 0x80
 
 
@@ -96,7 +97,7 @@ def completed(frame: Frame) -> Frame:
 
 
 def _fill_checksum(data: bytearray, where: Transport) -> None:
-    field = where.transport + _CHECKSUM_OFFSET[where.protocol]
+    field = where.transport + CHECKSUM_OFFSET[where.protocol]
     data[field : field + 2] = bytes(2)
     first, size = (12, 8) if where.version == 4 else (8, 32)
     addresses = data[where.network + first : where.network + first + size]

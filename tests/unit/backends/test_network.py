@@ -366,7 +366,8 @@ def test_refusals_of_the_toolstack(play: Play) -> None:
         for specification, words in (
             ("bridge=lo", "no bridge"),
             ("script=vif-openvswitch", "vif-openvswitch is not supported"),
-            ("script=vif-bridge,bridge=nosuchbridge", "nosuchbridge"),
+            ("script=vif-bridge,bridge=nosuchbridge", "no bridge nosuchbridge: make it"),
+            ("bridge=../x", "no name of a bridge"),
             ("", "starts no helper programs"),
             ("backend=other,bridge=lab", "backend in the domain other"),
         ):
