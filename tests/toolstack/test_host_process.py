@@ -61,6 +61,9 @@ def test_start_status_stop(runtime_directory: Path, tmp_path: Path) -> None:
     host.create(kernel=write_kernel(tmp_path, LOOP), memory=32)
     host.create(kernel=write_kernel(tmp_path, IDLE), memory=32, paused=True)
     assert len(left_over(runtime_directory)) == 4
+    for path in (runtime_directory, *runtime_directory.rglob("*")):
+        if not path.is_symlink():
+            assert not path.stat().st_mode & 0o077, f"{path} is open to others"
     host.stop()
     wait_for_death(status.pid)
     assert left_over(runtime_directory) == []

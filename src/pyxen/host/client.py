@@ -279,8 +279,13 @@ def _peer_is_dying(stream: socket.socket) -> bool:
     return bool(killed) or status.get("State", "R")[0] in "ZX"
 
 
+def _open_private(path: str, flags: int) -> int:
+    """For files that only their owner may read, whatever the caller's umask is."""
+    return os.open(path, flags, 0o600)
+
+
 def _start_and_connect(runtime: RuntimeDirectory, memory_bytes: int | None) -> Client:
-    with open(runtime.start_lock, "a", encoding="ascii") as lock:
+    with open(runtime.start_lock, "a", encoding="ascii", opener=_open_private) as lock:
         # Of several clients at once, the first starts the host; the others find it running when the lock is theirs.
         fcntl.flock(lock, fcntl.LOCK_EX)
         stream = _open_socket(runtime)
@@ -299,7 +304,7 @@ def _start_host(runtime: RuntimeDirectory, memory_bytes: int | None) -> None:
     if memory_bytes is not None:
         arguments += ["--memory", str(memory_bytes)]
     try:
-        with open(runtime.host_log, "ab") as log, contextlib.ExitStack() as cleanup:
+        with open(runtime.host_log, "ab", opener=_open_private) as log, contextlib.ExitStack() as cleanup:
             cleanup.callback(os.close, ready_write)
             process = subprocess.Popen(
                 arguments,

@@ -20,11 +20,14 @@ _LAST_CAPABILITY = 63
 
 _BPF_LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _BPF_JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_BPF_JUMP_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE
 _BPF_RETURN = 0x06
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | errno.EPERM
 _ARCHITECTURE_X86_64 = 0xC000003E
 _NUMBER_OFFSET, _ARCHITECTURE_OFFSET = 0, 4
+#: The x32 ABI: the same architecture, and every call by a second number.
+_FIRST_X32_CALL = 0x40000000
 
 #: asm/unistd_64.h: calls of administrators, debuggers and module loaders.
 REFUSED_CALLS = {
@@ -61,10 +64,16 @@ REFUSED_CALLS = {
     "kexec_file_load": 320,
     "bpf": 321,
     "userfaultfd": 323,
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
     "move_mount": 429,
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
+    "pidfd_getfd": 438,
+    "process_madvise": 440,
+    "mount_setattr": 442,
 }
 
 
@@ -97,13 +106,15 @@ def _install_filter(libc: ctypes.CDLL) -> bool:
 
 
 def filter_program() -> bytes:
-    """The filter for the kernel: other architectures' calls are refused, those of ``REFUSED_CALLS`` too, the rest is allowed."""
+    """The filter for the kernel: other architectures' and the x32 ABI's calls are refused, those of ``REFUSED_CALLS`` too, the rest is
+    allowed."""
     numbers = sorted(REFUSED_CALLS.values())
     instructions = [
         (_BPF_LOAD_WORD, 0, 0, _ARCHITECTURE_OFFSET),
         (_BPF_JUMP_EQUAL, 1, 0, _ARCHITECTURE_X86_64),
         (_BPF_RETURN, 0, 0, _REFUSE),
         (_BPF_LOAD_WORD, 0, 0, _NUMBER_OFFSET),
+        (_BPF_JUMP_AT_LEAST, len(numbers) + 1, 0, _FIRST_X32_CALL),
     ]
     for index, number in enumerate(numbers):
         instructions.append((_BPF_JUMP_EQUAL, len(numbers) - index, 0, number))

@@ -23,6 +23,7 @@ from pyxen.host.confinement import ConfinementError, confine
 from pyxen.host.control_server import ControlServer, MethodTable
 from pyxen.host.helper_programs import HostHelperPrograms
 from pyxen.host.hypervisor_log import HypervisorLog
+from pyxen.host.log_limit import LogLimit
 from pyxen.host.network_service import NetworkService
 from pyxen.host.package_version import package_version
 from pyxen.host.runtime_directory import RuntimeDirectory
@@ -196,9 +197,10 @@ def _last_lines(path: Path, count: int) -> str:
 
 
 def configure_logging(runtime: RuntimeDirectory) -> None:
-    """To the host's log file, of bounded size; the file before it is kept."""
+    """To the host's log file, of bounded size; the file before it is kept. What guests can cause is limited."""
     handler = logging.handlers.RotatingFileHandler(runtime.host_log, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(LogLimit())
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.hypervisor.exits import EXIT_HANDLERS
 from pyxen.hypervisor.guest_access import GuestFault
+from pyxen.hypervisor.hypercall_table import describe_hypercall
 from pyxen.hypervisor.traps import deliver_pending
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _live(vcpu: Vcpu) -> None:
                 domain.crash(f"vCPU {vcpu.vcpu_id}: {fault} at rip {vcpu.state.rip:#x}")
             except Exception as error:
                 # Our bug, never the host's end: the domain pays, the log tells.
-                domain.crash(f"internal error: {error!r} at rip {vcpu.state.rip:#x}, rax {vcpu.state.rax:#x}")
+                domain.crash(f"internal error: {error!r} {_what_it_did(vcpu)}")
                 for line in traceback.format_exc().splitlines():
                     vcpu.hypervisor.log(f"  {line}")
         vcpu.settle()
@@ -48,6 +49,12 @@ def _live(vcpu: Vcpu) -> None:
         domain.exclusive_done.notify_all()
         if domain.abandoned and domain.all_ended:
             domain.finish_death()
+
+
+def _what_it_did(vcpu: Vcpu) -> str:
+    """For the log: what the guest wanted when something of ours failed."""
+    where = f"at rip {vcpu.state.rip:#x}, rax {vcpu.state.rax:#x}"
+    return f"in {describe_hypercall(vcpu)} {where}" if vcpu.current_hypercall is not None else where
 
 
 def _step(vcpu: Vcpu) -> None:
@@ -69,4 +76,5 @@ def _step(vcpu: Vcpu) -> None:
         while vcpu.domain.exclusive:
             vcpu.domain.exclusive_done.wait()
     vcpu.domain.exits[reason] += 1
+    vcpu.current_hypercall = None  # of an exit before this, which failed
     EXIT_HANDLERS[reason](vcpu)

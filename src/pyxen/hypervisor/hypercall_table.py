@@ -128,6 +128,15 @@ def dispatch(vcpu: Vcpu) -> None:
     vcpu.current_hypercall = None
 
 
+def describe_hypercall(vcpu: Vcpu) -> str:
+    """The one that the vCPU makes, with its arguments, for the log."""
+    number = vcpu.current_hypercall or 0
+    entry = TABLE.get(number)
+    name = entry.name if entry else f"hypercall {number}"
+    arguments = _GETTERS.get(number, _ALL_ARGUMENTS)(vcpu.state)
+    return f"{name}({', '.join(f'{argument:#x}' for argument in arguments)})"
+
+
 def _continue_later(vcpu: Vcpu, continuation: Preempted) -> None:
     """Execute the hypercall instruction again, with the arguments that are left (hypercall_create_continuation)."""
     state = vcpu.state

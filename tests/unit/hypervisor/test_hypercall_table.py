@@ -170,8 +170,9 @@ def test_a_failing_handler_crashes_only_its_caller(machine: Hypervisor, monkeypa
     with_handler(monkeypatch, xen.HYPERVISOR_set_debugreg, broken)
     heard = []
     machine.dom0.subscribe_domain_exceptions(lambda: heard.append(1))
-    guest.start(code_of((xen.HYPERVISOR_set_debugreg, 0, 0)))
+    guest.start(code_of((xen.HYPERVISOR_set_debugreg, 3, 0x1234)))
     info = guest.wait_for_shutdown()
+    assert "in set_debugreg(0x3, 0x1234) at rip" in info.crash_cause
     assert info.shutdown_reason is ShutdownReason.CRASH
     assert "internal error" in info.crash_cause and "a defect of ours" in info.crash_cause
     assert heard
