@@ -25,7 +25,18 @@ from typing import Any, Self
 
 from pyxen.host import protocol as p
 from pyxen.host.client import Client, Stream, connect
-from pyxen.host.protocol import BlockDevice, DomainDetail, DomainState, ErrorKind, HostError, HostStatus, PhysInfo, StateChange, TraceEvent
+from pyxen.host.protocol import (
+    BlockDevice,
+    DomainDetail,
+    DomainState,
+    ErrorKind,
+    HostError,
+    HostStatus,
+    PhysInfo,
+    StateChange,
+    TraceEvent,
+    Vcpu,
+)
 
 #: Console output that a ``Console`` remembers, in characters. Older output is forgotten.
 TEXT_LIMIT = 16 << 20
@@ -45,12 +56,15 @@ class Host:
     """The host process of one run-time folder.
 
     ``runtime_dir``: the folder (default: ``$PYXEN_RUNTIME_DIR``, else ``$XDG_RUNTIME_DIR/pyxen``, else ``/tmp/pyxen-<uid>``).
-    ``start``: start the host if it does not run. ``memory``: its machine memory in MiB if it is started (default: this machine's RAM).
+    ``start``: start the host if it does not run. ``memory``: its machine memory in MiB if it is started (default: this machine's RAM);
+    ``cpus``: the number of its physical CPUs then (default: those of this machine).
     Raises ``HostError`` with kind HOST. Leaving the ``with`` block closes the connection; the host goes on until ``stop``.
     """
 
-    def __init__(self, runtime_dir: str | os.PathLike[str] | None = None, *, start: bool = True, memory: int | None = None) -> None:
-        self._client = connect(runtime_dir, start=start, memory_bytes=None if memory is None else memory << 20)
+    def __init__(
+        self, runtime_dir: str | os.PathLike[str] | None = None, *, start: bool = True, memory: int | None = None, cpus: int | None = None
+    ) -> None:
+        self._client = connect(runtime_dir, start=start, memory_bytes=None if memory is None else memory << 20, processors=cpus)
 
     @property
     def client(self) -> Client:
@@ -251,6 +265,23 @@ class Domain:
     def set_memory(self, mebibytes: int) -> None:
         """Set the target of its balloon driver, in MiB."""
         self._client.call(p.DOMAIN_MEM_SET, p.MemoryRequest(self.domid, mebibytes << 10))
+
+    def set_vcpus(self, count: int) -> None:
+        """Ask its kernel to use so many of its vCPUs, at most ``maxvcpus``."""
+        self._client.call(p.DOMAIN_VCPU_SET, p.VcpuSetRequest(self.domid, count))
+
+    def pin_vcpu(self, vcpu: int | None, cpus: str | None = None, cpus_soft: str | None = None) -> None:
+        """Set where a vCPU (None: all) may run, and where it prefers to: lists such as "0-3,^1" or "all"; None leaves one as it is."""
+        self._client.call(p.DOMAIN_VCPU_PIN, p.VcpuPinRequest(self.domid, vcpu, cpus, cpus_soft))
+
+    def set_scheduling(self, weight: int | None = None, cap: int | None = None) -> None:
+        """Weight (1 to 65535) and cap (percent of one CPU, 0: none) of the Credit2 scheduler; None leaves one as it is."""
+        self._client.call(p.DOMAIN_SCHEDULING_SET, p.SchedulingRequest(self.domid, weight, cap))
+
+    @property
+    def vcpus(self) -> list[Vcpu]:
+        """Its vCPUs now."""
+        return self._client.call(p.DOMAIN_VCPUS, p.OptionalDomainId(self.domid)).vcpus
 
     def sysrq(self, key: str) -> None:
         """Press a magic SysRq key (one character)."""

@@ -21,6 +21,7 @@ from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.configuration.disk import DiskSpecification
+from pyxen.toolstack.cpu_pools import CpuPools
 from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.devices.interfaces import DomainInterfaces
 from pyxen.toolstack.domain_store import DomainStore
@@ -87,6 +88,7 @@ class Machine:
             self.consoles,
             DomainDisks(cast(Store, self.store)),
             DomainInterfaces(cast(Store, self.store)),
+            CpuPools(hypervisor.dom0, self.real_store),
             folder / "dump",
         )
         self.toolstack.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyxen.cli.command import Command
-from pyxen.cli.xl_commands import block, create, life_cycle, listing, machine, memory, network, signals
+from pyxen.cli.xl_commands import block, cpupool, create, life_cycle, listing, machine, memory, network, scheduler, signals, vcpus
 
 _DOMAIN, _HOST, _SCHEDULER, _CPUPOOL, _DEVICE, _OTHER = "domain", "Xen host", "scheduler", "CPU pool", "virtual device", "other"
 
@@ -87,12 +87,57 @@ COMMANDS: tuple[Command, ...] = (
     Command("mem-set", _DOMAIN, _SIZE, "Set the memory that a domain shall have now", memory.mem_set, modifies=True),
     *_absent(_DOMAIN, "hvm domains; deprecated by Xen in favour of trigger", "button-press"),
     Command("vcpu-list", _DOMAIN, "[Domain, ...]", "List the vCPUs of all or some domains", listing.vcpu_list),
-    *_absent(_DOMAIN, "pinning of vCPUs", "vcpu-pin"),
-    *_absent(_DOMAIN, "hotplug of vCPUs", "vcpu-set"),
+    Command(
+        "vcpu-pin",
+        _DOMAIN,
+        "[option] <Domain> <VCPU|all> <Hard affinity|-|all> <Soft affinity|-|all>",
+        "Set which CPUs a VCPU can use",
+        vcpus.vcpu_pin,
+        "-f, --force   accepted: nothing else pins vCPUs",
+        modifies=True,
+    ),
+    Command(
+        "vcpu-set",
+        _DOMAIN,
+        "[option] <Domain> <vCPUs>",
+        "Set the number of active VCPUs allowed for the domain",
+        vcpus.vcpu_set,
+        "-i, --ignore-host   don't limit the vCPUs by the host's CPUs",
+        modifies=True,
+    ),
     Command("vm-list", _DOMAIN, "", "List guests, without domain 0", listing.vm_list),
     Command("info", _HOST, "[options] [name]", "Show what the host is and has", machine.info, "-n, --numa   NUMA topology too"),
     *_absent(_HOST, "sharing of memory pages", "sharing"),
-    *_absent(_SCHEDULER, "scheduler parameters", "sched-credit sched-credit2 sched-rtds"),
+    Command(
+        "sched-credit",
+        _SCHEDULER,
+        "[-d <Domain> [-w[=WEIGHT]|-c[=CAP]]] [-s [-t TSLICE] [-r RATELIMIT] [-m DELAY]] [-p CPUPOOL]",
+        "Get/set credit scheduler parameters; no CPU pool of pyxen has this scheduler",
+        scheduler.sched_credit,
+        modifies=True,
+    ),
+    Command(
+        "sched-credit2",
+        _SCHEDULER,
+        "[-d <Domain> [-w[=WEIGHT]|-c[=CAP]]] [-s [-r RATELIMIT]] [-p CPUPOOL]",
+        "Get/set credit2 scheduler parameters",
+        scheduler.sched_credit2,
+        "-d DOMAIN, --domain=DOMAIN        the domain to show or modify\n"
+        "-w WEIGHT, --weight=WEIGHT        1 to 65535; twice the weight, twice the CPU time\n"
+        "-c CAP, --cap=CAP                 at most so many percent of a CPU; 0: no cap\n"
+        "-s, --schedparam                  the parameters of a CPU pool\n"
+        "-r RLIMIT, --ratelimit_us=RLIMIT  who got a CPU keeps it so long at least, in microseconds\n"
+        "-p CPUPOOL, --cpupool=CPUPOOL     only this pool",
+        modifies=True,
+    ),
+    Command(
+        "sched-rtds",
+        _SCHEDULER,
+        "[-d <Domain> [-v[=VCPUID/all]] [-p[=PERIOD]] [-b[=BUDGET]] [-e[=EXTRATIME]]] [-c CPUPOOL]",
+        "Get/set rtds scheduler parameters; no CPU pool of pyxen has this scheduler",
+        scheduler.sched_rtds,
+        modifies=True,
+    ),
     Command("domid", _DOMAIN, "<DomainName>", "Convert a domain name to a domain id", listing.domid),
     Command("domname", _DOMAIN, "<DomainId>", "Convert a domain id to a domain name", listing.domname),
     Command("rename", _DOMAIN, "<Domain> <NewDomainName>", "Rename a domain", life_cycle.rename, modifies=True),
@@ -154,11 +199,23 @@ COMMANDS: tuple[Command, ...] = (
     *_absent(_DEVICE, "PCI passthrough", "pci-attach pci-detach pci-list pci-assignable-add pci-assignable-remove pci-assignable-list"),
     Command("uptime", _DOMAIN, "[-s] [Domain]", "Show how long domains have been running", listing.uptime, "-s   the short form"),
     *_absent(_HOST, "memory claims", "claims"),
-    *_absent(
+    Command(
+        "cpupool-create",
         _CPUPOOL,
-        "CPU pools",
-        "cpupool-create cpupool-list cpupool-destroy cpupool-rename cpupool-cpu-add cpupool-cpu-remove cpupool-migrate cpupool-numa-split",
+        "[options] [<ConfigFile>] [Variable=value ...]",
+        "Create a new CPU pool",
+        cpupool.create,
+        "-f FILE, --defconfig=FILE   the configuration file\n-n, --dryrun                show what would be created only",
+        modifies=True,
+        can_dry_run=True,
     ),
+    Command("cpupool-list", _CPUPOOL, "[-c|--cpus] [<CPU Pool>]", "List CPU pools on host", cpupool.list_pools, "-c, --cpus   their CPUs"),
+    Command("cpupool-destroy", _CPUPOOL, "<CPU Pool>", "Deactivate a CPU pool", cpupool.destroy, modifies=True),
+    Command("cpupool-rename", _CPUPOOL, "<CPU Pool> <new name>", "Rename a CPU pool", cpupool.rename, modifies=True),
+    Command("cpupool-cpu-add", _CPUPOOL, "<CPU Pool> <CPU list>", "Add CPUs to a CPU pool", cpupool.cpu_add, modifies=True),
+    Command("cpupool-cpu-remove", _CPUPOOL, "<CPU Pool> <CPU list>", "Remove CPUs from a CPU pool", cpupool.cpu_remove, modifies=True),
+    Command("cpupool-migrate", _CPUPOOL, "<Domain> <CPU Pool>", "Move a domain into a CPU pool", cpupool.migrate, modifies=True),
+    Command("cpupool-numa-split", _CPUPOOL, "", "Split up the machine into one CPU pool per NUMA node", cpupool.numa_split, modifies=True),
     *_absent(_OTHER, "the Flask security module", "getenforce setenforce loadpolicy"),
     *_absent(_OTHER, _SNAPSHOTS, "remus migrate-receive"),
     *_absent(_OTHER, "driver domains", "devd"),

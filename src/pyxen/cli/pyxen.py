@@ -143,7 +143,10 @@ def _running_host() -> Client | None:
 
 
 @host_app.command()
-def start(memory: Annotated[int | None, typer.Option(min=16, help="Machine memory in MiB.")] = None) -> int:
+def start(
+    memory: Annotated[int | None, typer.Option(min=16, help="Machine memory in MiB.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, max=64, help="Physical CPUs of the machine; this computer's if not given.")] = None,
+) -> int:
     """Start the host process. Any command that needs it does so too."""
     client = _running_host()
     if client is not None:
@@ -151,9 +154,11 @@ def start(memory: Annotated[int | None, typer.Option(min=16, help="Machine memor
             status = client.call(HOST_STATUS, Nothing())
         if memory is not None and memory << 20 != status.memory_bytes:
             raise CommandFailed(f"a host with {status.memory_bytes >> 20} MiB runs already; stop it first: pyxen host stop")
+        if cpus is not None and cpus != status.processors:
+            raise CommandFailed(f"a host with {status.processors} CPUs runs already; stop it first: pyxen host stop")
         print(f"running already, process {status.pid}")
         return EXIT_SUCCESS
-    with connect(memory_bytes=None if memory is None else memory << 20) as client:
+    with connect(memory_bytes=None if memory is None else memory << 20, processors=cpus) as client:
         print(f"started, process {client.call(HOST_STATUS, Nothing()).pid}")
     return EXIT_SUCCESS
 
@@ -188,6 +193,7 @@ def status() -> int:
         ("run-time folder", found.runtime_directory),
         ("engine", found.engine),
         ("memory", f"{found.memory_bytes >> 20} MiB, {found.free_bytes >> 20} MiB free"),
+        ("CPUs", found.processors),
         ("guests", found.domains),
     )
     for label, value in rows:

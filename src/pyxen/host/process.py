@@ -27,9 +27,11 @@ from pyxen.host.log_limit import LogLimit
 from pyxen.host.network_service import NetworkService
 from pyxen.host.package_version import package_version
 from pyxen.host.runtime_directory import RuntimeDirectory
+from pyxen.host.scheduling_service import SchedulingService
 from pyxen.host.service import HostService, describe_fault
 from pyxen.host.trace_stream import TraceStreams
 from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.toolstack.cpu_pools import CpuPools
 from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.devices.interfaces import DomainInterfaces
 from pyxen.toolstack.domain_store import DomainStore
@@ -78,10 +80,11 @@ class HostLock:
 class HostProcess:
     """Everything that lives as long as the process. ``run`` returns after a clean stop."""
 
-    def __init__(self, runtime: RuntimeDirectory, engine_factory: EngineFactory, memory_bytes: int) -> None:
+    def __init__(self, runtime: RuntimeDirectory, engine_factory: EngineFactory, memory_bytes: int, processors: int | None = None) -> None:
         self._runtime = runtime
         self._engine_factory = engine_factory
         self._memory_bytes = memory_bytes
+        self._processors = processors
         self._started_at = time.time()
         self._stopping = asyncio.Event()
 
@@ -99,7 +102,7 @@ class HostProcess:
             _confine()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, self._stopping.set)
-            hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes)
+            hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes, processors=self._processors)
             undo.callback(hypervisor.close)
             self._hypervisor = hypervisor
             log = HypervisorLog(self._runtime.hypervisor_log)
@@ -136,7 +139,8 @@ class HostProcess:
         networks = network_backend(surroundings)
         undo.push_async_callback(networks.close)
         self._backends = {"vbd": disks, "vif": networks}
-        toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), DomainInterfaces(local_store), self._runtime.dumps)
+        pools = CpuPools(dom0, local_store)
+        toolstack = Toolstack(dom0, store, consoles, DomainDisks(local_store), DomainInterfaces(local_store), pools, self._runtime.dumps)
         toolstack.start()
         return toolstack, Inventory(dom0, toolstack.registry, store)
 
@@ -144,6 +148,7 @@ class HostProcess:
         hypervisor = self._hypervisor
         table = MethodTable()
         traces = TraceStreams(hypervisor.hooks)
+        SchedulingService(toolstack).register(table)
         HostService(hypervisor.dom0, toolstack, inventory, self._backends, traces, hypervisor.engine.name).register(table)
         NetworkService(toolstack, self._backends["vif"]).register(table)
         table.call(protocol.HOST_STATUS, self._status)
@@ -163,6 +168,7 @@ class HostProcess:
             memory_bytes=self._memory_bytes,
             free_bytes=physical.free_pages * _PAGE_KIB << 10,
             domains=len(self._toolstack.registry),
+            processors=physical.nr_cpus,
         )
 
     async def _stop(self, _: protocol.Nothing) -> protocol.Nothing:

@@ -93,6 +93,7 @@ class HostStatus:
     memory_bytes: int
     free_bytes: int
     domains: int  #: without Domain 0
+    processors: int = 0  #: physical CPUs that the machine shows
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,8 @@ class DomainDetail:
     uptime_s: float
     security_label: str = "-"
     cpupool: str = "Pool-0"
+    cpu_weight: int | None = None  #: None: the pool's scheduler has no weights
+    cpu_cap: int | None = None  #: percent of one CPU, 0: none
     console_tty: str = ""
     ssidref: int = 0
     under_construction: bool = False  #: it is being created; nothing can be done with it yet
@@ -239,6 +242,9 @@ class Vcpu:
     cpu_time_s: float
     hard_affinity: list[int] | None = None
     soft_affinity: list[int] | None = None
+    runnable_s: float = 0.0  #: time that it waited for a CPU
+    blocked_s: float = 0.0
+    offline_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,118 @@ class VcpuList:
     """The vCPUs by domain and number."""
 
     vcpus: list[Vcpu]
+
+
+@dataclass(frozen=True)
+class VcpuSetRequest:
+    """How many vCPUs the guest's kernel shall use."""
+
+    domid: int
+    count: int
+
+
+@dataclass(frozen=True)
+class VcpuPinRequest:
+    """Where vCPUs may run (hard) and prefer to run (soft): CPU lists as in xl(1). None: as it is."""
+
+    domid: int
+    vcpu: int | None = None  #: None: all
+    hard: str | None = None
+    soft: str | None = None
+
+
+@dataclass(frozen=True)
+class SchedulingRequest:
+    """Parameters of Credit2. None: as it is."""
+
+    domid: int
+    weight: int | None = None  #: 1 to 65535
+    cap: int | None = None  #: percent of one CPU, 0: none
+
+
+@dataclass(frozen=True)
+class CpuPool:
+    """A line of ``xl cpupool-list``."""
+
+    number: int
+    name: str
+    scheduler: str  #: "credit2", "null", "rr"
+    cpus: list[int]
+    domains: int
+    ratelimit_us: int | None = None  #: None: its scheduler has no rate limit
+
+
+@dataclass(frozen=True)
+class CpuPoolList:
+    """The pools by number, Pool-0 first."""
+
+    pools: list[CpuPool]
+    free_cpus: list[int]  #: in no pool
+
+
+@dataclass(frozen=True)
+class CpuPoolCreateRequest:
+    """A new pool, of free CPUs."""
+
+    name: str
+    scheduler: str = ""  #: empty: that of Pool-0
+    cpus: str | None = None  #: a CPU list; None: the first free CPU
+    all_free: bool = False  #: all free CPUs instead
+    warnings: list[str] = field(default_factory=list)  #: of the configuration that this was read from, one line each
+
+
+@dataclass(frozen=True)
+class CpuPoolTexts:
+    """Pieces of xlcpupool.cfg(5) text."""
+
+    texts: list[ConfigText]
+    default_name: str = ""  #: of a pool whose texts have none
+
+
+@dataclass(frozen=True)
+class CpuPoolName:
+    """A pool by its name or number."""
+
+    pool: str
+
+
+@dataclass(frozen=True)
+class CpuPoolRenameRequest:
+    """A new name."""
+
+    pool: str
+    name: str
+
+
+@dataclass(frozen=True)
+class CpuPoolCpusRequest:
+    """CPUs to add or to remove."""
+
+    pool: str
+    cpus: str  #: a CPU list
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """A line for each part of a request that could not be done; the others were."""
+
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CpuPoolMigrateRequest:
+    """A domain to move to another pool."""
+
+    domid: int
+    pool: str
+
+
+@dataclass(frozen=True)
+class RatelimitRequest:
+    """How long a vCPU of the pool that got a CPU keeps it at least."""
+
+    pool: str
+    microseconds: int  #: 100 to 500000, or 0 for none
 
 
 @dataclass(frozen=True)
@@ -359,6 +477,8 @@ class PhysInfo:
     hw_caps: list[int]
     version: Version
     engine: str
+    scheduler: str = ""  #: of Pool-0
+    free_cpus: int = 0  #: in no CPU pool
 
 
 @dataclass(frozen=True)
@@ -597,6 +717,9 @@ DOMAIN_LIST = Method("domain.list", Nothing, DomainList)
 DOMAIN_VCPUS = Method("domain.vcpus", OptionalDomainId, VcpuList)
 DOMAIN_MEM_SET = Method("domain.mem_set", MemoryRequest, Nothing)
 DOMAIN_MEM_MAX = Method("domain.mem_max", MemoryRequest, Nothing)
+DOMAIN_VCPU_SET = Method("domain.vcpu_set", VcpuSetRequest, Nothing)
+DOMAIN_VCPU_PIN = Method("domain.vcpu_pin", VcpuPinRequest, Nothing)
+DOMAIN_SCHEDULING_SET = Method("domain.scheduling_set", SchedulingRequest, Nothing)
 DOMAIN_SYSRQ = Method("domain.sysrq", SysrqRequest, Nothing)
 DOMAIN_TRIGGER = Method("domain.trigger", TriggerRequest, Nothing)
 DOMAIN_CONFIG = Method("domain.config", DomainId, DomainConfiguration)
@@ -609,6 +732,18 @@ PHYSINFO = Method("physinfo", Nothing, PhysInfo)
 VERSION = Method("version", Nothing, Version)
 DMESG = Method("dmesg", DmesgRequest, Text)
 DEBUG_KEYS = Method("debug_keys", DebugKeysRequest, Nothing)
+
+CPUPOOL_LIST = Method("cpupool.list", Nothing, CpuPoolList)
+#: What a configuration means. Does nothing.
+CPUPOOL_CHECK = Method("cpupool.check", CpuPoolTexts, CpuPoolCreateRequest)
+CPUPOOL_CREATE = Method("cpupool.create", CpuPoolCreateRequest, CpuPool)
+CPUPOOL_DESTROY = Method("cpupool.destroy", CpuPoolName, Nothing)
+CPUPOOL_RENAME = Method("cpupool.rename", CpuPoolRenameRequest, Nothing)
+CPUPOOL_CPU_ADD = Method("cpupool.cpu_add", CpuPoolCpusRequest, Refusals)
+CPUPOOL_CPU_REMOVE = Method("cpupool.cpu_remove", CpuPoolCpusRequest, Refusals)
+CPUPOOL_MIGRATE = Method("cpupool.migrate", CpuPoolMigrateRequest, Nothing)
+CPUPOOL_NUMA_SPLIT = Method("cpupool.numa_split", Nothing, Nothing)
+CPUPOOL_RATELIMIT = Method("cpupool.ratelimit", RatelimitRequest, Nothing)
 
 CONSOLE_PATH = Method("console.path", DomainId, ConsolePath)
 #: The first event, without data, says that no output can be missed any more. Ends when the domain is gone and all its output was sent.

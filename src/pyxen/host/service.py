@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from pyxen.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_runnable
 from pyxen.backends.xenbus import BackendBus
 from pyxen.host import protocol as p
 from pyxen.host.control_server import MethodTable, ProgressReport
@@ -212,7 +213,7 @@ class HostService:
         return p.DomainList([self._detail(entry) for entry in self._inventory.domains()])
 
     def _detail(self, entry: DomainEntry) -> p.DomainDetail:
-        info = entry.info
+        info, scheduling = entry.info, entry.scheduling
         return p.DomainDetail(
             domid=info.domid,
             name=entry.name,
@@ -231,6 +232,9 @@ class HostService:
             uptime_s=entry.uptime_s,
             console_tty=self._console_tty(self._toolstack.registry.find(info.domid)),
             ssidref=info.ssidref,
+            cpupool=self._toolstack.pools.name(info.cpupool),
+            cpu_weight=None if scheduling is None else scheduling.weight,
+            cpu_cap=None if scheduling is None else scheduling.cap,
             under_construction=info.domid != 0 and not info.dying and self._toolstack.registry.find(info.domid) is None,
         )
 
@@ -253,6 +257,9 @@ class HostService:
                     cpu_time_s=entry.info.cpu_time_ns / 1e9,
                     hard_affinity=_sorted(entry.info.hard_affinity),
                     soft_affinity=_sorted(entry.info.soft_affinity),
+                    runnable_s=entry.info.runstate_ns[RUNSTATE_runnable] / 1e9,
+                    blocked_s=entry.info.runstate_ns[RUNSTATE_blocked] / 1e9,
+                    offline_s=entry.info.runstate_ns[RUNSTATE_offline] / 1e9,
                 )
                 for entry in self._inventory.vcpus(request.domid)
             ]
@@ -275,6 +282,8 @@ class HostService:
             hw_caps=list(info.hw_caps),
             version=self._xen_version(),
             engine=self._engine,
+            scheduler=self._dom0.scheduling.cpupools()[0].scheduler,
+            free_cpus=len(self._dom0.scheduling.free_cpus()),
         )
 
     async def _version(self, _: p.Nothing) -> p.Version:

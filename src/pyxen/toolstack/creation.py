@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyxen.backends.console import ConsoleBackend
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
-from pyxen.toolstack import cpu_affinity, names
+from pyxen.toolstack import names, vcpu_settings
 from pyxen.toolstack.bootloader.pygrub import boot_files
 from pyxen.toolstack.builder import (
     BuilderError,
@@ -23,6 +23,7 @@ from pyxen.toolstack.builder import (
     plan_pv_domain,
 )
 from pyxen.toolstack.configuration import DomainConfig
+from pyxen.toolstack.cpu_pools import CpuPools
 from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.toolstack.devices.interfaces import DomainInterfaces, with_addresses
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState
@@ -57,6 +58,7 @@ class DomainCreator:
         consoles: ConsoleBackend,
         disks: DomainDisks,
         interfaces: DomainInterfaces,
+        pools: CpuPools,
     ) -> None:
         self._dom0 = dom0
         self._registry = registry
@@ -64,6 +66,7 @@ class DomainCreator:
         self._consoles = consoles
         self._disks = disks
         self._interfaces = interfaces
+        self._pools = pools
 
     async def create(self, config: DomainConfig, *, paused: bool, report: StageReport) -> DomainRecord:
         """Make a domain, and let it run unless ``paused``. Raises ``ToolstackError``, and then nothing of it is left."""
@@ -113,7 +116,7 @@ class DomainCreator:
         def created(domid: int) -> None:
             loop.call_soon_threadsafe(self._registry.begin, domid, config.name)
 
-        builder = _DomainBuilder(self._dom0, config, uuid, report, created)
+        builder = _DomainBuilder(self._dom0, config, uuid, self._pools.find(config.pool), report, created)
         undo.callback(lambda: self._registry.abandon(builder.domid))
         undo.push_async_callback(asyncio.to_thread, builder.undo)
         # Cancelled or not, the thread goes on to its end: only then may its work be undone.
@@ -140,11 +143,18 @@ class _DomainBuilder:
     """The part of a creation that runs in a worker thread."""
 
     def __init__(
-        self, dom0: Dom0Hypercalls, config: DomainConfig, uuid: bytes, report: StageReport, created: Callable[[int], None]
+        self,
+        dom0: Dom0Hypercalls,
+        config: DomainConfig,
+        uuid: bytes,
+        cpupool: int,
+        report: StageReport,
+        created: Callable[[int], None],
     ) -> None:
         self._dom0 = dom0
         self._config = config
         self._uuid = uuid
+        self._cpupool = cpupool
         self._report = report
         self._created = created
         self.domid: int | None = None
@@ -178,9 +188,10 @@ class _DomainBuilder:
             max_grant_frames=config.max_grant_frames,
             max_maptrack_frames=config.max_maptrack_frames,
             max_grant_version=config.max_grant_version,
+            cpupool=self._cpupool,
         )
         self._created(domid)
-        cpu_affinity.apply(dom0, domid, config)
+        vcpu_settings.apply(dom0, domid, config)
         return domid, build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
 
     def undo(self) -> None:

@@ -198,6 +198,11 @@ class DomainStore:
     def set_memory_static_max(self, domid: int, kib: int) -> None:
         self._store.write(f"{domain_path(domid)}/memory/static-max", str(kib))
 
+    def set_vcpus(self, domid: int, online: int, most: int) -> None:
+        """The guest's kernel watches these nodes and takes vCPUs up and down."""
+        for vcpu in range(most):
+            self._store.write(f"{domain_path(domid)}/cpu/{vcpu}/availability", "online" if vcpu < online else "offline")
+
     def request_shutdown(self, domid: int, request: str) -> None:
         """``request``: poweroff, reboot, suspend, halt. The guest answers by emptying the node."""
         self._store.write(f"{domain_path(domid)}/control/shutdown", request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, DomainInfo, VcpuInfo
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, DomainInfo, HypercallError, SchedulerParameters, VcpuInfo
 from pyxen.toolstack.domain_record import DOMAIN_0_NAME, DomainRegistry, LifeState, reason_name, state_of
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
@@ -28,6 +28,7 @@ class DomainEntry:
     memory_max_kib: int
     memory_target_kib: int
     uptime_s: float
+    scheduling: SchedulerParameters | None  #: None: the scheduler of its pool has none
 
     @property
     def state_letters(self) -> str:
@@ -100,4 +101,11 @@ class Inventory:
             memory_max_kib=info.max_pages * _PAGE_KIB,
             memory_target_kib=target if target is not None else memory_kib,
             uptime_s=record.uptime if record is not None else self.uptime(0),
+            scheduling=self._scheduling(info.domid),
         )
+
+    def _scheduling(self, domid: int) -> SchedulerParameters | None:
+        try:
+            return self._dom0.scheduling.parameters(domid)
+        except HypercallError:
+            return None

@@ -7,6 +7,7 @@ from typing import Any
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.configuration.vif import VifSpecification
+from pyxen.toolstack.cpu_pools import DEFAULT_POOL
 
 
 def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
@@ -22,7 +23,10 @@ def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
 
 
 def _creation(config: DomainConfig, uuid: str) -> dict[str, Any]:
-    return {"type": config.type, "name": config.name, "uuid": uuid, "run_hotplug_scripts": "True"}
+    result = {"type": config.type, "name": config.name, "uuid": uuid, "run_hotplug_scripts": "True"}
+    if config.pool != DEFAULT_POOL:
+        result["pool_name"] = config.pool
+    return result
 
 
 def _disk(disk: DiskSpecification) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from typing import Any
 
 from pyxen.backends.console import ConsoleBackend, GuestConsole
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
-from pyxen.toolstack import guest_control, memory_limits, names
+from pyxen.toolstack import guest_control, memory_limits, names, vcpu_settings
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.configuration.disk import DiskSpecification
 from pyxen.toolstack.configuration.vif import VifSpecification
+from pyxen.toolstack.cpu_pools import CpuPools
 from pyxen.toolstack.creation import DomainCreator, StageReport
 from pyxen.toolstack.death_actions import DeathActions
 from pyxen.toolstack.devices.disks import AttachedDisk, DomainDisks
@@ -42,6 +43,7 @@ class Toolstack:
         consoles: ConsoleBackend,
         disks: DomainDisks,
         interfaces: DomainInterfaces,
+        pools: CpuPools,
         dumps: Path,
     ) -> None:
         self.registry = DomainRegistry()
@@ -50,7 +52,8 @@ class Toolstack:
         self._consoles = consoles
         self._disks = disks
         self._interfaces = interfaces
-        self._creator = DomainCreator(dom0, self.registry, store, consoles, disks, interfaces)
+        self.pools = pools
+        self._creator = DomainCreator(dom0, self.registry, store, consoles, disks, interfaces, pools)
         self._actions = DeathActions(dom0, self, dumps)
         self._tasks: set[asyncio.Task[None]] = set()
         self._creations = 0
@@ -178,6 +181,26 @@ class Toolstack:
 
     def set_memory_maximum(self, domid: int, kib: int) -> None:
         memory_limits.set_maximum(self._dom0, self._store, self._guest(domid), kib)
+
+    def set_vcpus(self, domid: int, count: int) -> None:
+        """Hot plug: the guest's kernel is asked to use so many vCPUs. Raises ``ToolstackError`` above its maximum."""
+        vcpu_settings.set_online(self._store, self._guest(domid), count)
+
+    def pin_vcpu(self, domid: int, vcpu: int | None, hard: str | None, soft: str | None) -> None:
+        """Affinities of one vCPU or all (None), as CPU lists; None leaves one as it is. Raises ``ToolstackError``."""
+        self._guest(domid)
+        vcpu_settings.pin(self._dom0, domid, vcpu, hard, soft)
+
+    def set_scheduling(self, domid: int, weight: int | None, cap: int | None) -> None:
+        """Weight and cap; None leaves one as it is. Raises ``ToolstackError``, ``HypercallError``."""
+        vcpu_settings.set_parameters(self._dom0, self._guest(domid), weight, cap)
+
+    def move_to_pool(self, domid: int, pool: str) -> None:
+        """Raises ``ToolstackError``, ``HypercallError``."""
+        record = self._guest(domid)
+        name = self.pools.move_domain(domid, pool)
+        record.config = dataclasses.replace(record.config, pool=name)
+        record.next_config = dataclasses.replace(record.next_config, pool=name)
 
     def set_next_config(self, domid: int, config: DomainConfig) -> None:
         """The configuration for the domain's next start (``xl config-update``)."""

@@ -44,7 +44,7 @@ def _machine_rows(physinfo: PhysInfo) -> list[tuple[str, str]]:
         ("sharing_freed_memory", "0"),
         ("sharing_used_memory", "0"),
         ("outstanding_claims", str(physinfo.outstanding_kib // 1024)),
-        ("free_cpus", "0"),
+        ("free_cpus", str(physinfo.free_cpus)),
     ]
 
 
@@ -56,7 +56,7 @@ def _xen_rows(physinfo: PhysInfo) -> list[tuple[str, str]]:
         ("xen_extra", version.extra),
         ("xen_version", f"{version.major}.{version.minor}{version.extra}"),
         ("xen_caps", version.capabilities),
-        ("xen_scheduler", "host"),
+        ("xen_scheduler", physinfo.scheduler),
         ("xen_pagesize", str(version.page_size)),
         ("platform_params", f"virt_start={version.virt_start:#x}"),
         ("xen_changeset", version.changeset),

@@ -28,7 +28,7 @@ MAX_MEMORY = 16 << 20
 MAX_VCPUS = 8192
 
 #: Checked and kept, for the tools that show them; but nothing in pyxen acts on them yet.
-WITHOUT_EFFECT = ("cpu_weight", "cap", "driver_domain")
+WITHOUT_EFFECT = ("driver_domain",)
 
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 
@@ -60,6 +60,7 @@ class DomainConfig:
     cpus_soft: str | tuple[str, ...] = setting(Cpus(), "all")
     cpu_weight: int = setting(Integer(1, 65535), 256)
     cap: int = setting(Integer(0, 65535), 0)
+    pool: str = setting(Text(), "Pool-0")
     on_poweroff: str = setting(Choice(ACTIONS), "destroy")
     on_reboot: str = setting(Choice(ACTIONS), "restart")
     on_watchdog: str = setting(Choice(ACTIONS), "destroy")

@@ -29,7 +29,7 @@ UNSUPPORTED_KEYS: dict[str, OtherKey] = {
     **_keys(Flag(), "device_model_stubdomain_override"),
     **_keys(Integer(), "rtc_timeoffset vmtrace_buf_kb period slice latency extratime stubdomain_memory"),
     **_keys(Flag(), "localtime"),
-    **_keys(Text(), "pool device_tree passthrough tee gic_version vuart device_model_user device_model_version device_model_override"),
+    **_keys(Text(), "device_tree passthrough tee gic_version vuart device_model_user device_model_version device_model_override"),
     **_keys(Text(), "stubdomain_kernel stubdomain_cmdline stubdomain_ramdisk device_model_stubdomain_seclabel"),
     **_keys(Texts(), "vtpm p9 pvcalls vfb channel usbctrl usbdev pci dtdev ioports iomem vdispl vkb"),
     **_keys(Texts(), "device_model_args device_model_args_pv device_model_args_hvm"),
