@@ -14,6 +14,8 @@ from pyxen.guests.ramdisk import Ramdisk
 SOURCES = Path(__file__).parent / "guest"
 #: In the order of their loading.
 VIRTIO_MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+NETWORK_MODULES = (*VIRTIO_MODULES[:-1], "failover", "net_failover", "virtio_net")
+NETWORK_FILES = tuple(f"*/{name}.ko" for name in NETWORK_MODULES)
 VIRTIO_FILES = tuple(f"*/{name}.ko" for name in VIRTIO_MODULES)
 #: Name in /bin of the guest -> source.
 PROGRAMS = {"bench": "bench.c", "bench-true": "true.c"}
@@ -42,6 +44,23 @@ def disk_ramdisk(packages: GuestPackages) -> Path:
         for name in VIRTIO_MODULES:
             programs[f"{name}.ko"] = next(root.glob(f"**/{name}.ko")).read_bytes()
     return Ramdisk(packages.busybox, programs).cached()
+
+
+def network_ramdisk(packages: GuestPackages) -> Path:
+    """The demo's ramdisk with the network benchmark and the drivers of both kinds of network, as far as they are modules."""
+    programs = {"net": compile_program("net.c")}
+    module = packages.module("xen-netfront")
+    if module is not None:
+        programs["xen-netfront.ko"] = module
+        root = fetch_tool(f"linux-image-{packages.kernel_release}", files=NETWORK_FILES)
+        for name in NETWORK_MODULES:
+            programs[f"{name}.ko"] = next(root.glob(f"**/{name}.ko")).read_bytes()
+    return Ramdisk(packages.busybox, programs).cached()
+
+
+def compile_program(name: str) -> bytes:
+    """A static executable of one of the guest's sources."""
+    return _compile(SOURCES / name)
 
 
 def _compile(source: Path) -> bytes:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import network
 import pexpect
 import qemu
 import smp
@@ -233,6 +234,12 @@ def measure(options: argparse.Namespace, packages: GuestPackages, console: Conso
         console.print(disk.table(disk_rates, qemu_disk_rates))
         result["disk"] = {name: rate.value for name, rate in disk_rates.items()}
         result["qemu_disk"] = qemu_disk_rates and {name: rate.value for name, rate in qemu_disk_rates.items()}
+
+        with console.status("sending and receiving"):
+            network_rates, qemu_network_rates = network.measure(bench, packages, options.seconds, with_qemu=compare)
+        console.print(network.table(network_rates, qemu_network_rates))
+        result["network"] = {name: rate.value for name, rate in network_rates.items()}
+        result["qemu_network"] = qemu_network_rates and {name: rate.value for name, rate in qemu_network_rates.items()}
 
         if options.guests:
             with console.status(f"booting {options.guests} guests and leaving them idle"):

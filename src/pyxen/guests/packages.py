@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import lzma
 import os
@@ -114,6 +115,8 @@ def fetch_tool(package: str, report: Report = lambda line: None, files: Sequence
 
     ``files``: only what matches one of these patterns of tar's ("*/virtio*.ko*"). Raises PackageError."""
     directory = tool_directory(package)
+    if files:  # another selection of the same package is another folder
+        directory = directory.with_name(f"{package}.{hashlib.sha256(repr(tuple(files)).encode()).hexdigest()[:12]}")
     cache = cache_directory()
     try:
         cache.mkdir(parents=True, exist_ok=True)
