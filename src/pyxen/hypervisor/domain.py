@@ -6,6 +6,7 @@ import ctypes
 import errno
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -240,6 +241,19 @@ class Domain:
             self.unimplemented.add(what)
             self.hypervisor.log(f"d{self.domid}: {what} is not implemented (-ENOSYS)")
 
+    def add_timer(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
+        """A timer that serves the domain: if something of ours fails in it, that costs the domain, as in its hypercalls."""
+
+        def fire() -> None:
+            try:
+                callback()
+            except Exception as error:
+                self.crash(f"internal error in a timer: {error!r}")
+                for line in traceback.format_exc().splitlines():
+                    self.hypervisor.log(f"  {line}")
+
+        return self.hypervisor.timers.add(deadline_ns, fire)
+
     def set_watchdog(self, number: int, seconds: int) -> None:
         """Shut the domain down in ``seconds`` unless it is set again; 0 stops it."""
         timer = self.watchdogs.pop(number, None)
@@ -247,7 +261,7 @@ class Domain:
             timer.cancel()
         if seconds:
             deadline = self.hypervisor.now() + seconds * 1_000_000_000
-            self.watchdogs[number] = self.hypervisor.timers.add(deadline, lambda: self.shut_down(ShutdownReason.WATCHDOG))
+            self.watchdogs[number] = self.add_timer(deadline, lambda: self.shut_down(ShutdownReason.WATCHDOG))
 
     # -- running and stopping ------------------------------------------------------------------------------------------
     @property

@@ -78,7 +78,7 @@ def _poll(vcpu: Vcpu, argument: int) -> int:
     if poll.timeout:
         if poll.timeout >= SIGN or poll.timeout <= vcpu.hypervisor.now():
             return 0
-        vcpu.poll_timer = vcpu.hypervisor.timers.add(poll.timeout, vcpu.wake)
+        vcpu.poll_timer = vcpu.domain.add_timer(poll.timeout, vcpu.wake)
     vcpu.polled_port = ports[0] if len(ports) == 1 else ANY_PORT
     vcpu.block()
     return 0
@@ -156,7 +156,7 @@ def arm_singleshot(vcpu: Vcpu, deadline_ns: int | None) -> None:
         vcpu.singleshot_timer.cancel()
         vcpu.singleshot_timer = None
     if deadline_ns is not None:
-        vcpu.singleshot_timer = vcpu.hypervisor.timers.add(deadline_ns, lambda: _tick(vcpu))
+        vcpu.singleshot_timer = vcpu.domain.add_timer(deadline_ns, lambda: _tick(vcpu))
 
 
 def _tick(vcpu: Vcpu) -> None:

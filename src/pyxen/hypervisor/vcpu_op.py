@@ -122,7 +122,7 @@ def _arm_periodic(vcpu: Vcpu, deadline_ns: int) -> None:
         # Missed ticks are not made up for.
         _arm_periodic(vcpu, max(deadline_ns + vcpu.periodic_ns, vcpu.hypervisor.now()))
 
-    vcpu.periodic_timer = vcpu.hypervisor.timers.add(deadline_ns, tick)
+    vcpu.periodic_timer = vcpu.domain.add_timer(deadline_ns, tick)
 
 
 def _stop_periodic_timer(vcpu: Vcpu) -> None:

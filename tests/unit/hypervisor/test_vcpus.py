@@ -222,6 +222,21 @@ def set_timer(guest: SmallDomain, deadline: int) -> int:
     return timer.deadline_ns - before
 
 
+def test_a_failing_timer_crashes_only_its_domain(machine: Hypervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest, other = SmallDomain(machine), SmallDomain(machine)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect of ours")
+
+    monkeypatch.setattr(guest.domain.event_channels, "send_virq", broken)
+    assert guest.call(xen.HYPERVISOR_set_timer_op, 1) == 0
+    info = guest.wait_for_shutdown()
+    assert info.shutdown_reason is ShutdownReason.CRASH and "a defect of ours" in info.crash_cause
+    port, channels = bind_timer(other), other.domain.event_channels
+    assert other.call(xen.HYPERVISOR_set_timer_op, 1) == 0
+    eventually(lambda: channels.is_pending(port))
+
+
 def test_deadlines_of_set_timer_op(guest: SmallDomain) -> None:
     port, channels, now = bind_timer(guest), guest.domain.event_channels, guest.hypervisor.now()
     for deadline in (1, now - 1):
