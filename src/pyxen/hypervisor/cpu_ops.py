@@ -31,6 +31,8 @@ VM_ASSISTS = frozenset(
         xen.VMASST_TYPE_m2p_strict,
     )
 )
+#: And an HVM domain.
+HVM_ASSISTS = frozenset((xen.VMASST_TYPE_runstate_update_flag,))
 
 
 def set_trap_table(vcpu: Vcpu, address: int) -> int:
@@ -120,7 +122,7 @@ def _load_user_gs(vcpu: Vcpu, selector: int) -> int:
 
 def vm_assist(vcpu: Vcpu, command: int, kind: int) -> int:
     """Enable or disable an assistance. -EINVAL for one that a 64-bit PV guest can't have, -ENOSYS for another command."""
-    if kind not in VM_ASSISTS:
+    if kind not in (HVM_ASSISTS if vcpu.is_hvm else VM_ASSISTS):
         return -errno.EINVAL
     if command == xen.VMASST_CMD_enable:
         vcpu.domain.set_vm_assist(vcpu.domain.vm_assist | 1 << kind)

@@ -72,7 +72,11 @@ class CpuidPolicy:
             return self._xen_leaf(leaf - XEN_LEAVES, subleaf)
         if leaf in EMPTY_LEAVES or MAX_BASIC_LEAF < leaf < 0x80000000 or leaf > MAX_EXTENDED_LEAF:
             return ZERO
-        eax, ebx, ecx, edx = self._engine.cpuid(leaf, subleaf)
+        return self._visible(leaf, subleaf, self._engine.cpuid(leaf, subleaf))
+
+    def _visible(self, leaf: int, subleaf: int, found: Leaf) -> Leaf:
+        """What the guest sees of a leaf of the engine's."""
+        eax, ebx, ecx, edx = found
         if leaf == 0:
             return min(eax, MAX_BASIC_LEAF), ebx, ecx, edx
         if leaf == 1:

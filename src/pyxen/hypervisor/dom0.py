@@ -31,6 +31,9 @@ from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import L4
 from pyxen.hypervisor.frame_views import FrameViews
 from pyxen.hypervisor.grant_device import GrantDevice
+from pyxen.hypervisor.hvm import processor_reset
+from pyxen.hypervisor.hvm.container import HvmContainer
+from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 from pyxen.hypervisor.machine_memory import Frames
 from pyxen.hypervisor.scheduling.control import SchedulingControl
 from pyxen.hypervisor.xen_version import VERSION
@@ -91,7 +94,7 @@ class Dom0:
         cpupool: int = 0,
     ) -> int:
         """XEN_DOMCTL_createdomain."""
-        if kind != "pv":
+        if kind not in ("pv", "pvh"):
             raise HypercallError(errno.EOPNOTSUPP, f"domains of type {kind} are not supported yet")
         if not 1 <= max_grant_frames <= 4096 or not 0 <= max_maptrack_frames <= 1 << 16 or max_grant_version not in (1, 2):
             raise HypercallError(errno.EINVAL, "limits of grants: 1 to 4096 table frames, up to 65536 maptrack frames, version 1 or 2")
@@ -243,6 +246,16 @@ class Dom0:
                 raise
             self._hypervisor.bring_up(target)
 
+    def set_hvm_context(self, domid: int, entry: int, start_info: int) -> None:
+        """XEN_DOMCTL_sethvmcontext of a PVH domain's first vCPU."""
+        with self._living_guest(domid) as domain:
+            self._container(domain)
+            target = domain.vcpus[0]
+            if not isinstance(target, HvmVcpu) or target.thread is not None:
+                raise HypercallError(errno.EBUSY, f"vCPU 0 of domain {domid} is up")
+            processor_reset.enter_at(target, entry & 0xFFFFFFFF, start_info)
+            self._hypervisor.bring_up(target)
+
     def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None:
         """XEN_DOMCTL_setvcpuaffinity: None is every CPU. EINVAL for CPUs that are not there or not in the domain's pool."""
         with self._living_guest(domid) as domain:
@@ -317,6 +330,37 @@ class Dom0:
             with contextlib.suppress(HypercallError), self._living_guest(domid) as domain:
                 for mfn in part.tolist():
                     domain.release_frame(mfn)
+
+    def populate_guest_frames(self, domid: int, gfns: Frames) -> Frames:
+        """XENMEM_populate_physmap for an HVM domain."""
+        with self._living_guest(domid) as domain:
+            container = self._container(domain)
+            frames = domain.allocate_frames(len(gfns))
+            try:
+                container.physical_map.populate(gfns, frames)
+            except HypercallError:
+                for mfn in frames.tolist():
+                    domain.release_frame(mfn)
+                raise
+            return frames
+
+    def set_hvm_parameter(self, domid: int, index: int, value: int) -> None:
+        """HVMOP_set_param."""
+        with self._living_guest(domid) as domain:
+            container = self._container(domain)
+            if not 0 <= index < len(container.parameters):
+                raise HypercallError(errno.EINVAL, f"HVM parameter {index}")
+            container.parameters[index] = value
+
+    def set_memory_map(self, domid: int, entries: Sequence[tuple[int, int, int]]) -> None:
+        """XENMEM_set_memory_map."""
+        with self._living_guest(domid) as domain:
+            self._container(domain).memory_map = list(entries)
+
+    def _container(self, domain: Domain) -> HvmContainer:
+        if domain.hvm is None:
+            raise HypercallError(errno.EINVAL, f"domain {domain.domid} is not an HVM domain")
+        return domain.hvm
 
     def map_foreign(self, domid: int, mfn: int) -> memoryview:
         """A view of one frame of the domain."""
@@ -453,7 +497,7 @@ class Dom0:
         """Seed an entry of a domain under construction."""
         with self._living_guest(domid) as domain:
             self._check_owned(domain, mfn)
-            domain.grant_table.seed(reference, granted_domid, mfn)
+            domain.grant_table.seed(reference, granted_domid, domain.guest_frame(mfn))
 
 
 def _domain0_vcpus(count: int) -> list[VcpuInfo]:

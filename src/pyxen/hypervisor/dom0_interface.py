@@ -259,6 +259,10 @@ class Dom0Hypercalls(Protocol):
         """XEN_DOMCTL_setvcpucontext for the boot vCPU of a new PV domain; brings it online. EINVAL for a frame that is not a valid,
         owned page table (the L4 is validated and pinned here)."""
 
+    def set_hvm_context(self, domid: int, entry: int, start_info: int) -> None:
+        """XEN_DOMCTL_sethvmcontext for the boot vCPU of a new PVH domain: 32-bit protected mode without paging, at physical address
+        ``entry``, EBX = ``start_info``; brings it online. EINVAL for a domain of another type, EBUSY when it is up."""
+
     def set_vcpu_affinity(self, domid: int, vcpu: int, hard: frozenset[int] | None, soft: frozenset[int] | None) -> None: ...
 
     def send_nmi(self, domid: int, vcpu: int) -> None:
@@ -284,6 +288,16 @@ class Dom0Hypercalls(Protocol):
     def populate_physmap(self, domid: int, count: int) -> Frames:
         """XENMEM_populate_physmap: give the domain ``count`` more zeroed frames. -> their MFNs. ENOMEM when the
         host has not enough free frames or the domain's maximum would be passed; then nothing was given."""
+
+    def populate_guest_frames(self, domid: int, gfns: Frames) -> Frames:
+        """XENMEM_populate_physmap for an HVM domain: new zeroed frames at these guest frame numbers. -> their MFNs, which is what all other
+        calls here name frames by, also those of HVM domains. ENOMEM, EINVAL, EEXIST; then nothing was given."""
+
+    def set_hvm_parameter(self, domid: int, index: int, value: int) -> None:
+        """HVMOP_set_param: HVM_PARAM_*. EINVAL."""
+
+    def set_memory_map(self, domid: int, entries: Sequence[tuple[int, int, int]]) -> None:
+        """XENMEM_set_memory_map: (address, size, E820_* type) as XENMEM_memory_map answers it to the HVM domain. EINVAL."""
 
     def map_foreign(self, domid: int, mfn: int) -> memoryview:
         """A view of one frame (4096 bytes, format 'B') that the domain owns: writable, and then the guest can't make a page table of it

@@ -25,6 +25,9 @@ from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
 from pyxen.hypervisor.gate import is_wanted
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.hooks import LifecycleEvent
+from pyxen.hypervisor.hvm.container import HvmContainer
+from pyxen.hypervisor.hvm.cpuid import HvmCpuidPolicy
+from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 from pyxen.hypervisor.interval_timer import IntervalTimer
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames
 from pyxen.hypervisor.maptrack import Maptrack
@@ -45,7 +48,7 @@ VCPU_INFO_SIZE = ctypes.sizeof(vcpu_info)
 
 
 class Domain:
-    """A PV domain. ``shared_info`` is the machine address of its shared info page (0 for the embedded Domain 0).
+    """A domain, PV or PVH. ``shared_info`` is the machine address of its shared info page (0 for the embedded Domain 0).
 
     All methods are called with the hypervisor lock held.
     """
@@ -93,6 +96,8 @@ class Domain:
         self._heap_frames: list[int] = []
         self.grant_table = GrantTable(self)
         self.maptrack = Maptrack(maptrack.DEFAULT_FRAMES)
+        #: What HVM domains have and PV domains have not.
+        self.hvm: HvmContainer | None = None
         self.cpuid: CpuidPolicy
         self.address_space: AddressSpaces
 
@@ -100,7 +105,10 @@ class Domain:
     def build(self, max_vcpus: int, limits: GrantLimits) -> None:
         """Everything that a guest domain has and the embedded Domain 0 has not. ENOMEM."""
         hypervisor = self.hypervisor
-        self._build_per_domain_area()
+        if self.kind == "pv":
+            self._build_per_domain_area()
+        else:
+            self.hvm = HvmContainer(self)
         self.shared_info = self.allocate_xen_heap_frame() << 12
         octets = hypervisor.memory.octets
         for number in range(XEN_LEGACY_MAX_VCPUS):
@@ -109,10 +117,20 @@ class Domain:
         self.grant_table.open(limits.max_grant_frames, limits.max_grant_version)
         self.maptrack = Maptrack(limits.max_maptrack_frames)
         tsc_khz = int(hypervisor.guest_time.tsc_hz / 1000)
-        self.cpuid = CpuidPolicy(hypervisor.engine, tsc_khz, hypervisor.guest_time.scale, hypervisor.memory.total_frames.bit_length() + 12)
+        policy = CpuidPolicy if self.hvm is None else HvmCpuidPolicy
+        self.cpuid = policy(hypervisor.engine, tsc_khz, hypervisor.guest_time.scale, hypervisor.memory.total_frames.bit_length() + 12)
         self.address_space = AddressSpaces(self)
         for number in range(max_vcpus):
-            self._add_vcpu(number)
+            if self.hvm is None:
+                self._add_vcpu(number)
+            else:
+                self._add_hvm_vcpu(number, self.hvm)
+        if self.hvm is not None:
+            self.hvm.physical_map.attach_all()
+
+    def _add_hvm_vcpu(self, number: int, container: HvmContainer) -> None:
+        cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=False)
+        self.vcpus.append(HvmVcpu(self, number, cpu, self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE, container))
 
     def _add_vcpu(self, number: int) -> None:
         cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=True)
@@ -184,6 +202,14 @@ class Domain:
         self.total_pages += count
         self.hypervisor.new_frames(frames)
         return frames
+
+    def machine_frame(self, untrusted_frame: int) -> int:
+        """Of the number that the guest uses: a GFN of an HVM domain (EINVAL where there is no memory), the MFN itself of a PV domain."""
+        return untrusted_frame if self.hvm is None else self.hvm.physical_map.frame(untrusted_frame)
+
+    def guest_frame(self, mfn: int) -> int:
+        """The number that the guest uses for a frame of its own."""
+        return mfn if self.hvm is None else int(self.hypervisor.m2p[mfn])
 
     def release_frame(self, mfn: int) -> None:
         """Take one frame out of the reservation; it is freed, and counts no more, when nothing refers to it any more. EINVAL, EPERM."""
@@ -300,6 +326,10 @@ class Domain:
         """Make all its vCPUs forget all translations."""
         if self.vcpus and not self.stopped:
             self.address_space.flush_stale(self.hypervisor.frames.clock)
+
+    def flush_tlbs_from(self, caller: Vcpu) -> None:
+        """As ``flush_tlbs``, on behalf of one of them."""
+        self.address_space.flush_others(caller, None)
 
     def settle_all(self) -> None:
         """Whether its vCPUs are runnable has changed."""

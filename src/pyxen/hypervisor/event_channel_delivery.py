@@ -136,7 +136,7 @@ def mark_events_pending(vcpu: Vcpu) -> None:
     """Set evtchn_upcall_pending, and get the vCPU to look (vcpu_mark_events_pending). Also one that masks upcalls at this
     moment: it may have looked for them and be about to let them in."""
     if not vcpu.hypervisor.engine.set_bits(vcpu.info, 1) & 0xFF:
-        vcpu.wake()
+        vcpu.event_upcall()
 
 
 def wake_pollers(domain: Domain, port: int) -> None:

@@ -75,11 +75,14 @@ class FifoDelivery:
         self._early: dict[int, Channel] = {}
 
     # -- the guest's pages ---------------------------------------------------------------------------------------------
-    def _hold(self, mfn: int) -> None:
+    def _hold(self, untrusted_frame: int) -> int:
+        """-> the machine frame."""
         try:
+            mfn = self._domain.machine_frame(untrusted_frame)
             self._frames.get_page_and_type(mfn, self._domain.domid, WRITABLE)
         except HypercallError as error:
             raise HypercallError(errno.EINVAL, error.reason) from None
+        return mfn
 
     def set_control_block(self, vcpu: Vcpu, mfn: int, offset: int) -> None:
         """EVTCHNOP_init_control, for one vCPU, once. EINVAL."""
@@ -87,14 +90,14 @@ class FifoDelivery:
             raise HypercallError(errno.EINVAL, f"a control block at offset {offset:#x} of its page")
         if vcpu.vcpu_id in self._control:
             raise HypercallError(errno.EINVAL, f"vCPU {vcpu.vcpu_id} has a control block")
-        self._hold(mfn)
+        mfn = self._hold(mfn)
         self._control[vcpu.vcpu_id] = (mfn << 12) + offset
 
     def expand_array(self, mfn: int) -> None:
         """EVTCHNOP_expand_array: words for 1024 more ports. Events that came too early for them are delivered. ENOSPC, EINVAL."""
         if len(self._array) == MAX_PAGES:
             raise HypercallError(errno.ENOSPC, "the event array is complete")
-        self._hold(mfn)
+        mfn = self._hold(mfn)
         first = len(self._array) * WORDS_PER_PAGE
         self._array.append(mfn)
         if self._early:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from pyxen.hypervisor.exits import EXIT_HANDLERS
 from pyxen.hypervisor.guest_access import GuestFault
+from pyxen.hypervisor.hvm import exits as hvm_exits
+from pyxen.hypervisor.hvm import interrupts
+from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 from pyxen.hypervisor.hypercall_table import describe_hypercall
 from pyxen.hypervisor.traps import deliver_pending
 
@@ -60,7 +63,10 @@ def _what_it_did(vcpu: Vcpu) -> str:
 def _step(vcpu: Vcpu) -> None:
     """One entry to the guest and the exit that ends it."""
     vcpu.hypervisor.guest_time.before_entry(vcpu)
-    deliver_pending(vcpu)
+    if isinstance(vcpu, HvmVcpu):
+        interrupts.deliver_pending(vcpu)
+    else:
+        deliver_pending(vcpu)
     if not vcpu.may_enter:
         return
     lock = vcpu.hypervisor.lock
@@ -77,4 +83,7 @@ def _step(vcpu: Vcpu) -> None:
             vcpu.domain.exclusive_done.wait()
     vcpu.domain.exits[reason] += 1
     vcpu.current_hypercall = None  # of an exit before this, which failed
-    EXIT_HANDLERS[reason](vcpu)
+    if isinstance(vcpu, HvmVcpu):
+        hvm_exits.EXIT_HANDLERS[reason](vcpu)
+    else:
+        EXIT_HANDLERS[reason](vcpu)

@@ -128,8 +128,12 @@ def _granter(caller: Domain, untrusted_domid: int, *, by_reference: bool) -> Dom
 def _page(caller: Domain, granter: Domain, end: gnttab_copy_ptr, *, by_reference: bool, readonly: bool) -> Iterator[tuple[int, int, int]]:
     """Hold one end's page: pinned if granted, with a WRITABLE reference if written. -> (MFN, start, length) of what may be used."""
     if not by_reference:
-        with _held(granter, end.u.gmfn, GNTST_bad_page, readonly=readonly):
-            yield end.u.gmfn, 0, PAGE_SIZE
+        try:
+            mfn = granter.machine_frame(end.u.gmfn)
+        except HypercallError as refusal:
+            raise GrantError(GNTST_bad_page, refusal.reason) from None
+        with _held(granter, mfn, GNTST_bad_page, readonly=readonly):
+            yield mfn, 0, PAGE_SIZE
         return
     table, reference = granter.grant_table, end.u.ref
     active = table.pin_for_copy(reference, caller.domid, readonly=readonly)

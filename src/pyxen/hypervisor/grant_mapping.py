@@ -64,6 +64,8 @@ def map_grant(
     table = mapper.hypervisor.grant_table(domid)
     if table is None:
         raise GrantError(GNTST_bad_domain, f"there is no domain {domid}")
+    if mapper.hvm is not None:
+        raise GrantError(GNTST_general_error, "HVM domains can't map grants yet")
     mapper.maptrack.reserve()
     active = table.pin_for_mapping(untrusted_reference, mapper.domid, flags)
     writable = not flags & GNTMAP_readonly

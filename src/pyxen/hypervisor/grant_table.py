@@ -289,6 +289,7 @@ class GrantTable:
         """The first use of an entry that has been claimed."""
         frames, mfn = self.domain.hypervisor.frames, entry.frame
         try:
+            mfn = self.domain.machine_frame(mfn)
             frames.get(mfn, self.domain.domid)
         except HypercallError as refusal:
             self._reduce_status(reference, readonly=False)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def transfer(giver: Domain, untrusted_mfn: int, untrusted_domid: int, untrusted_reference: int) -> None:
     """GrantError: GNTST_bad_page unless the frame is in the giver's reservation and nothing else refers to it; GNTST_bad_domain;
     GNTST_general_error when the receiver has no room or does not expect it. Lock held."""
+    if giver.hvm is not None:
+        raise GrantError(GNTST_bad_page, "frames of HVM domains are not transferred")
     hypervisor = giver.hypervisor
     frames, mfn = hypervisor.frames, untrusted_mfn
     if mfn >= hypervisor.memory.total_frames or hypervisor.memory.owner[mfn] != giver.domid:
@@ -30,6 +32,8 @@ def transfer(giver: Domain, untrusted_mfn: int, untrusted_domid: int, untrusted_
         if table is None:
             raise GrantError(GNTST_bad_domain, f"there is no domain {untrusted_domid}")
         receiver = table.domain
+        if receiver.hvm is not None:
+            raise GrantError(GNTST_bad_domain, "HVM domains don't accept transfers")
         # The frame that the giver loses makes room if it gives to itself.
         if receiver.dying or receiver.total_pages - (receiver is giver) >= receiver.max_pages:
             raise GrantError(GNTST_general_error, f"domain {receiver.domid} has no room for a frame")

@@ -1,8 +1,8 @@
 """Reading and writing guest memory by the guest's own linear addresses (copy_from_guest, copy_to_guest).
 
 The guest's page tables are walked as the processor would walk them for Xen: a page must be present, and writable for a write; user and
-NX bits do not matter. Xen's own address range is never touched on a guest's behalf. A failed access is a ``GuestFault``, which a hypercall
-answers with -EFAULT.
+NX bits do not matter. Those of HVM guests hold guest frame numbers (``hvm.guest_paging``). Xen's own address range is never touched on a
+guest's behalf. A failed access is a ``GuestFault``, which a hypercall answers with -EFAULT.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class GuestFault(Exception):
 
 def translate(vcpu: Vcpu, address: int, *, write: bool) -> int:
     """Machine address of the octet at linear ``address``. Upper levels' RW bits count, as on hardware."""
+    if vcpu.is_hvm:
+        machine = vcpu.machine_address(address, write=write)
+        if machine is None:
+            raise GuestFault(address, write=write)
+        return machine
     if LOWER_HALF_END <= address < XEN_RANGE_END or address >= TOP:
         raise GuestFault(address, write=write)
     words = vcpu.words
@@ -86,7 +91,10 @@ def write(vcpu: Vcpu, address: int, data: bytes | bytearray | memoryview) -> Non
 
 @contextmanager
 def _kernel_space(vcpu: Vcpu) -> Iterator[None]:
-    """The guest kernel's address space, whatever mode the vCPU is in."""
+    """The guest kernel's address space, whatever mode the vCPU is in; of an HVM guest, whose modes are its own, the current one."""
+    if vcpu.is_hvm:
+        yield
+        return
     current, vcpu.state.cr3 = vcpu.state.cr3, vcpu.kernel_root
     try:
         yield

@@ -56,6 +56,10 @@ class GuestTime:
         """System time in nanoseconds since the hypervisor started."""
         return self._base_ns + ((self._tsc() - self._base_tsc) * self._multiplier >> 32)
 
+    def at(self, tsc: int) -> int:
+        """System time when the counter reads ``tsc``, as far as can be said now."""
+        return self._base_ns + ((tsc - self._base_tsc) * self._multiplier >> 32)
+
     def _measured_hz(self) -> float:
         elapsed_ns = time.monotonic_ns() - self._host_start_ns
         return (self._tsc() - self._tsc_start) * 1e9 / elapsed_ns

@@ -1,4 +1,5 @@
-"""The one table of all hypercalls: number, name, handler, how many arguments, and who may call. And the dispatch that it makes.
+"""The one table of all hypercalls: number, name, handler, how many arguments, who may call, which kinds of guests have it.
+And the dispatch that it makes.
 
 What is not in the table answers -ENOSYS and is logged once per domain. A handler copies its arguments in, calls a typed function, copies
 the result out; it refuses with ``HypercallError`` (answered as the negative errno) or ``GuestFault`` (-EFAULT).
@@ -33,18 +34,21 @@ from pyxen.hypervisor import (
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.guest_access import GuestFault
 from pyxen.hypervisor.hooks import HypercallEvent
+from pyxen.hypervisor.hvm.hvm_op import hvm_op
 from pyxen.hypervisor.preemption import Preempted
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
-SYSCALL_LENGTH = 2
+#: The kinds of guests that have a hypercall.
+PV, HVM, BOTH = frozenset((False,)), frozenset((True,)), frozenset((False, True))
 
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """One line of the table. ``privileged``: only Domain 0; others get -EPERM. ``narrow``: which arguments Xen declares as (unsigned) int,
+    """One line of the table. ``guests``: which kinds have it, by ``Vcpu.is_hvm``; for the others it is not there.
+    ``privileged``: only Domain 0; others get -EPERM. ``narrow``: which arguments Xen declares as (unsigned) int,
     so that their upper 32 bits mean nothing (xen/include/hypercall-defs.c)."""
 
     number: int
@@ -53,40 +57,47 @@ class Hypercall:
     arguments: int
     privileged: bool = False
     narrow: tuple[int, ...] = ()
+    guests: frozenset[bool] = BOTH
 
 
 HYPERCALLS = (
-    Hypercall(xen.HYPERVISOR_set_trap_table, "set_trap_table", cpu_ops.set_trap_table, 1),
-    Hypercall(xen.HYPERVISOR_mmu_update, "mmu_update", mmu_ops.mmu_update, 4, narrow=(1, 3)),
-    Hypercall(xen.HYPERVISOR_set_gdt, "set_gdt", cpu_ops.set_gdt, 2, narrow=(1,)),
-    Hypercall(xen.HYPERVISOR_stack_switch, "stack_switch", cpu_ops.stack_switch, 2),
-    Hypercall(xen.HYPERVISOR_set_callbacks, "set_callbacks", callback_op.set_callbacks, 3),
-    Hypercall(xen.HYPERVISOR_fpu_taskswitch, "fpu_taskswitch", cpu_ops.fpu_taskswitch, 1, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_sched_op_compat, "sched_op_compat", sched_op.sched_op_compat, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_set_trap_table, "set_trap_table", cpu_ops.set_trap_table, 1, guests=PV),
+    Hypercall(xen.HYPERVISOR_mmu_update, "mmu_update", mmu_ops.mmu_update, 4, narrow=(1, 3), guests=PV),
+    Hypercall(xen.HYPERVISOR_set_gdt, "set_gdt", cpu_ops.set_gdt, 2, narrow=(1,), guests=PV),
+    Hypercall(xen.HYPERVISOR_stack_switch, "stack_switch", cpu_ops.stack_switch, 2, guests=PV),
+    Hypercall(xen.HYPERVISOR_set_callbacks, "set_callbacks", callback_op.set_callbacks, 3, guests=PV),
+    Hypercall(xen.HYPERVISOR_fpu_taskswitch, "fpu_taskswitch", cpu_ops.fpu_taskswitch, 1, narrow=(0,), guests=PV),
+    Hypercall(xen.HYPERVISOR_sched_op_compat, "sched_op_compat", sched_op.sched_op_compat, 2, narrow=(0,), guests=PV),
     Hypercall(xen.HYPERVISOR_platform_op, "platform_op", control_op.platform_op, 1, privileged=True),
-    Hypercall(xen.HYPERVISOR_set_debugreg, "set_debugreg", cpu_ops.set_debugreg, 2, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_get_debugreg, "get_debugreg", cpu_ops.get_debugreg, 1, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_update_descriptor, "update_descriptor", cpu_ops.update_descriptor, 2),
+    Hypercall(xen.HYPERVISOR_set_debugreg, "set_debugreg", cpu_ops.set_debugreg, 2, narrow=(0,), guests=PV),
+    Hypercall(xen.HYPERVISOR_get_debugreg, "get_debugreg", cpu_ops.get_debugreg, 1, narrow=(0,), guests=PV),
+    Hypercall(xen.HYPERVISOR_update_descriptor, "update_descriptor", cpu_ops.update_descriptor, 2, guests=PV),
     Hypercall(xen.HYPERVISOR_memory_op, "memory_op", memory_op.memory_op, 2),
     Hypercall(xen.HYPERVISOR_multicall, "multicall", multicall.multicall, 2, narrow=(1,)),
-    Hypercall(xen.HYPERVISOR_update_va_mapping, "update_va_mapping", mmu_ops.update_va_mapping, 3),
+    Hypercall(xen.HYPERVISOR_update_va_mapping, "update_va_mapping", mmu_ops.update_va_mapping, 3, guests=PV),
     Hypercall(xen.HYPERVISOR_set_timer_op, "set_timer_op", sched_op.set_timer_op, 1),
     Hypercall(xen.HYPERVISOR_xen_version, "xen_version", xen_version.xen_version, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_console_io, "console_io", console_io.console_io, 3, narrow=(0, 1)),
     Hypercall(xen.HYPERVISOR_grant_table_op, "grant_table_op", grant_table_op.grant_table_op, 3, narrow=(0, 2)),
     Hypercall(xen.HYPERVISOR_vm_assist, "vm_assist", cpu_ops.vm_assist, 2, narrow=(0, 1)),
     Hypercall(
-        xen.HYPERVISOR_update_va_mapping_otherdomain, "update_va_mapping_otherdomain", mmu_ops.update_va_mapping_otherdomain, 4, narrow=(3,)
+        xen.HYPERVISOR_update_va_mapping_otherdomain,
+        "update_va_mapping_otherdomain",
+        mmu_ops.update_va_mapping_otherdomain,
+        4,
+        narrow=(3,),
+        guests=PV,
     ),
-    Hypercall(xen.HYPERVISOR_iret, "iret", None, 0),
+    Hypercall(xen.HYPERVISOR_iret, "iret", None, 0, guests=PV),
     Hypercall(xen.HYPERVISOR_vcpu_op, "vcpu_op", vcpu_op.vcpu_op, 3, narrow=(0, 1)),
-    Hypercall(xen.HYPERVISOR_set_segment_base, "set_segment_base", cpu_ops.set_segment_base, 2, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_mmuext_op, "mmuext_op", mmu_ops.mmuext_op, 4, narrow=(1, 3)),
-    Hypercall(xen.HYPERVISOR_nmi_op, "nmi_op", callback_op.nmi_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_set_segment_base, "set_segment_base", cpu_ops.set_segment_base, 2, narrow=(0,), guests=PV),
+    Hypercall(xen.HYPERVISOR_mmuext_op, "mmuext_op", mmu_ops.mmuext_op, 4, narrow=(1, 3), guests=PV),
+    Hypercall(xen.HYPERVISOR_nmi_op, "nmi_op", callback_op.nmi_op, 2, narrow=(0,), guests=PV),
     Hypercall(xen.HYPERVISOR_sched_op, "sched_op", sched_op.sched_op, 2, narrow=(0,)),
-    Hypercall(xen.HYPERVISOR_callback_op, "callback_op", callback_op.callback_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_callback_op, "callback_op", callback_op.callback_op, 2, narrow=(0,), guests=PV),
     Hypercall(xen.HYPERVISOR_event_channel_op, "event_channel_op", event_channel_op.event_channel_op, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_physdev_op, "physdev_op", physdev_op.physdev_op, 2, narrow=(0,)),
+    Hypercall(xen.HYPERVISOR_hvm_op, "hvm_op", hvm_op, 2, guests=HVM),
     Hypercall(xen.HYPERVISOR_sysctl, "sysctl", control_op.sysctl, 1, privileged=True),
     Hypercall(xen.HYPERVISOR_domctl, "domctl", control_op.domctl, 1, privileged=True),
 )
@@ -115,11 +126,12 @@ def dispatch(vcpu: Vcpu) -> None:
     vcpu.current_hypercall = number
     if hooks.before_hypercall or hooks.after_hypercall:
         _observed(vcpu, number)
-    elif number == xen.HYPERVISOR_iret:
+    elif number == xen.HYPERVISOR_iret and not vcpu.is_hvm:
         vcpu.domain.count_hypercall(number)
         traps.hypercall_iret(vcpu)
     else:
-        state.rcx, state.r11 = state.rip, state.rflags
+        if not vcpu.is_hvm:
+            state.rcx, state.r11 = state.rip, state.rflags
         getter = _GETTERS.get(number, _ALL_ARGUMENTS)
         try:
             state.rax = call(vcpu, number, getter(state)) & MASK64
@@ -142,7 +154,7 @@ def _continue_later(vcpu: Vcpu, continuation: Preempted) -> None:
     state = vcpu.state
     for register, value in zip(_ARGUMENT_REGISTERS, continuation.arguments, strict=False):
         setattr(state, register, value)
-    state.rip -= SYSCALL_LENGTH
+    state.rip -= vcpu.hypercall_length
     vcpu.hypervisor.let_others_in()
 
 
@@ -156,11 +168,12 @@ def _observed(vcpu: Vcpu, number: int) -> None:
     event = HypercallEvent(vcpu.domain.domid, vcpu.vcpu_id, number, name, arguments, None)
     hooks.publish(hooks.before_hypercall, event)
     result = 0
-    if number == xen.HYPERVISOR_iret:
+    if number == xen.HYPERVISOR_iret and not vcpu.is_hvm:
         vcpu.domain.count_hypercall(number)
         traps.hypercall_iret(vcpu)
     else:
-        state.rcx, state.r11 = state.rip, state.rflags
+        if not vcpu.is_hvm:
+            state.rcx, state.r11 = state.rip, state.rflags
         try:
             result = call(vcpu, number, arguments)
             state.rax = result & MASK64
@@ -175,7 +188,7 @@ def call(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int:
     domain = vcpu.domain
     entry = TABLE.get(number)
     domain.count_hypercall(number)
-    if entry is None or entry.handler is None:
+    if entry is None or entry.handler is None or vcpu.is_hvm not in entry.guests:
         domain.note_unimplemented(f"hypercall {number}")
         return -errno.ENOSYS
     for position in entry.narrow:

@@ -11,6 +11,7 @@ import numpy as np
 from pyxen.abi import memory as abi
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
+from pyxen.hypervisor.hvm import physmap_op
 from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MAX_EXTENTS = 0xFFFFFFFF >> START_SHIFT
 
 def memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
     """The result is the operation's: often a count of extents or pages."""
-    operation = _OPERATIONS.get(command & COMMAND_MASK)
+    operation = (_HVM_OPERATIONS if vcpu.is_hvm else _OPERATIONS).get(command & COMMAND_MASK)
     if operation is None:
         vcpu.domain.note_unimplemented(f"memory_op {command & COMMAND_MASK}")
         return -errno.ENOSYS
@@ -139,15 +140,16 @@ def _increase_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     """Give frames; their MFNs go to the list if there is one. -> extents done in all."""
     reservation, start, count = _reservation(vcpu, command, argument)
     pages = 1 << reservation.extent_order
+    writes = reservation.extent_start and not vcpu.is_hvm  # to which MFNs mean nothing
     for index in _this_time(reservation, start, command, argument):
         where = reservation.extent_start + 8 * index
         try:
-            if reservation.extent_start:
+            if writes:
                 guest_access.translate(vcpu, where, write=True)
             frames = _allocate_extent(vcpu, pages)
         except (HypercallError, guest_access.GuestFault):
             return index
-        if reservation.extent_start:
+        if writes:
             guest_access.write_word(vcpu, where, frames[0])
     return count
 
@@ -178,6 +180,46 @@ def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     return count
 
 
+def _populate_gfns(vcpu: Vcpu, command: int, argument: int) -> int:
+    """Give frames at the GFNs listed. -> extents done in all."""
+    reservation, start, count = _reservation(vcpu, command, argument)
+    for index in _this_time(reservation, start, command, argument):
+        try:
+            physmap_op.populate(
+                vcpu.domain, guest_access.read_word(vcpu, reservation.extent_start + 8 * index), 1 << reservation.extent_order
+            )
+        except (HypercallError, guest_access.GuestFault):
+            return index
+    return count
+
+
+def _release_gfns(vcpu: Vcpu, command: int, argument: int) -> int:
+    """Take back the frames at the GFNs listed, with one flush for all. -> extents done in all."""
+    reservation, start, count = _reservation(vcpu, command, argument)
+    pages = 1 << reservation.extent_order
+    end = min(count, start + max(1, BUDGET // pages))
+    done = start
+    gfns: list[int] = []
+    try:
+        for index in range(start, end):
+            first = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
+            extent = range(first, first + pages)
+            for gfn in extent:
+                physmap_op.physical_map(vcpu.domain).frame(gfn)
+            gfns += extent
+            done = index + 1
+    except (HypercallError, guest_access.GuestFault):
+        count = end = done
+    try:
+        physmap_op.release(vcpu.domain, gfns)
+    except HypercallError as refusal:
+        vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {refusal.reason}")
+        return start
+    if end < count:
+        raise Preempted(end << START_SHIFT | command & COMMAND_MASK, argument)
+    return count
+
+
 def _memory_map(vcpu: Vcpu, command: int, argument: int) -> int:
     """A PV domain has a map only if its builder gave it one; ours does not, and the guest makes its own from nr_pages."""
     return -errno.ENOSYS
@@ -194,4 +236,18 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int, int], int]] = {
     abi.XENMEM_machphys_mapping: _machphys_mapping,
     abi.XENMEM_machphys_mfn_list: _machphys_mfn_list,
     abi.XENMEM_machine_memory_map: _privileged,
+}
+#: Frame numbers of HVM domains are GFNs, and the machine-to-physical table is none of their business.
+_HVM_OPERATIONS: dict[int, Callable[[Vcpu, int, int], int]] = {
+    abi.XENMEM_increase_reservation: _extents(_increase_reservation),
+    abi.XENMEM_decrease_reservation: _extents(_release_gfns),
+    abi.XENMEM_populate_physmap: _extents(_populate_gfns),
+    abi.XENMEM_maximum_ram_page: _maximum_ram_page,
+    abi.XENMEM_current_reservation: _current_reservation,
+    abi.XENMEM_maximum_reservation: _maximum_reservation,
+    abi.XENMEM_maximum_gpfn: physmap_op.maximum_gpfn,
+    abi.XENMEM_memory_map: physmap_op.memory_map,
+    abi.XENMEM_add_to_physmap: physmap_op.add_to_physmap,
+    abi.XENMEM_add_to_physmap_batch: physmap_op.add_to_physmap_batch,
+    abi.XENMEM_remove_from_physmap: physmap_op.remove_from_physmap,
 }

@@ -41,6 +41,8 @@ _PIRQ = frozenset(
 
 def physdev_op(vcpu: Vcpu, command: int, argument: int) -> int:
     """-EPERM for hardware, -EINVAL for PIRQs, -ENOSYS for the rest."""
+    if vcpu.is_hvm:  # without PIRQs none of it is there (hvm_physdev_op)
+        return -errno.ENOSYS
     if command == physdev.PHYSDEVOP_set_iopl:
         untrusted = guest_access.read_structure(vcpu, argument, physdev.physdev_set_iopl).iopl
         if untrusted > 3:

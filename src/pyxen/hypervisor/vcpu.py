@@ -1,4 +1,5 @@
-"""A virtual CPU of a PV domain: what Xen keeps of it, and how it is stopped, kicked and woken.
+"""A virtual CPU: what Xen keeps of it, and how it is stopped, kicked and woken. Its modes and entry points are those of PV domains
+(``hvm.vcpu`` has the other kind).
 
 State that the guest can see lives in ``state`` (the engine's block) and in the guest's vcpu_info; the rest is here. Everything is guarded
 by the hypervisor lock but ``kick``.
@@ -10,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pyxen.abi import vcpu as abi_vcpu
-from pyxen.engine.interface import Dirty, VirtualCpu
+from pyxen.engine.interface import CpuState, Dirty, VirtualCpu
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.gate import GateBlock, GateMember, KnownSegments, TrapEntry, TrapTable
 from pyxen.hypervisor.runstate import Runstate
@@ -36,6 +37,13 @@ class VcpuStuckError(HypercallError):
 class Vcpu:
     """See the module's text. ``info`` is the machine address of this vCPU's vcpu_info. What the native gate needs is in ``gate``."""
 
+    #: Whether it has ring 0 and an IDT of its own (``HvmVcpu``).
+    is_hvm = False
+    hypercall_length = 2  #: of the instruction
+    #: Whether CPUID shows a local APIC.
+    local_apic_enabled = False
+
+    state: CpuState
     kernel_mode = GateMember()
     kernel_root = GateMember()
     user_root = GateMember()
@@ -183,6 +191,14 @@ class Vcpu:
                 self.poll_timer = None
             self.settle()
         self.kick()
+
+    def event_upcall(self) -> None:
+        """evtchn_upcall_pending was just set."""
+        self.wake()
+
+    def machine_address(self, address: int, *, write: bool) -> int | None:
+        """Of the octet at a linear address, for a vCPU whose guest's page tables hold guest frame numbers; None if the access faults."""
+        raise NotImplementedError
 
     def block(self) -> None:
         """Sleep until ``wake``. The thread notices when the current exit is done."""

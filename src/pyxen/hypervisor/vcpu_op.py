@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi import vcpu as abi
 from pyxen.abi.arch_x86_64 import vcpu_guest_context
+from pyxen.abi.hvm.hvm_vcpu import vcpu_hvm_context
 from pyxen.abi.xen import VIRQ_TIMER, VMASST_TYPE_runstate_update_flag
 from pyxen.hypervisor import guest_access, sched_op, vcpu_context
 from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.domain import VCPU_INFO_SIZE
 from pyxen.hypervisor.frame_table import WRITABLE
+from pyxen.hypervisor.hvm import processor_reset
+from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -40,6 +43,9 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpu_id: int, argument: int) -> int:
 def _initialise(caller: Vcpu, target: Vcpu, argument: int) -> int:
     if target.initialised:
         return -errno.EEXIST
+    if isinstance(target, HvmVcpu):
+        processor_reset.load_context(target, guest_access.read_structure(caller, argument, vcpu_hvm_context))
+        return 0
     context = guest_access.read_structure(caller, argument, vcpu_guest_context)
     vcpu_context.load(target, context)
     return 0
@@ -161,13 +167,14 @@ def _register_info(caller: Vcpu, target: Vcpu, argument: int) -> int:
         return -errno.EINVAL
     if target is not caller and target.online:
         return -errno.EINVAL
-    caller.hypervisor.frames.get_page_and_type(op.mfn, caller.domain.domid, WRITABLE)
-    new = (op.mfn << 12) + op.offset
+    mfn = caller.domain.machine_frame(op.mfn)
+    caller.hypervisor.frames.get_page_and_type(mfn, caller.domain.domid, WRITABLE)
+    new = (mfn << 12) + op.offset
     octets, words = caller.octets, caller.words
     octets[new : new + VCPU_INFO_SIZE] = octets[target.info : target.info + VCPU_INFO_SIZE]
     target.info = new
     target.info_registered = True
-    target.info_frame = op.mfn
+    target.info_frame = mfn
     # Anything could have arrived while it moved: everything is looked at again.
     words[(new + 8) >> 3] = PENDING_SELECTOR_ALL
     octets[new] = 1

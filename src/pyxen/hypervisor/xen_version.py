@@ -19,7 +19,7 @@ VERSION = XenVersion(
     major=4,
     minor=17,
     extra=".0-pyxen",
-    capabilities="xen-3.0-x86_64 ",
+    capabilities="xen-3.0-x86_64 hvm-3.0-x86_64 ",
     changeset="unavailable",
     compiler="CPython",
     compile_by="pyxen",
@@ -39,6 +39,15 @@ FEATURES = (
     | 1 << features.XENFEAT_highmem_assist
     | 1 << features.XENFEAT_gnttab_map_avail_bits
     | 1 << features.XENFEAT_memory_op_vnode_supported
+    | 1 << features.XENFEAT_not_direct_mapped
+)
+#: What an HVM guest without PIRQs gets.
+HVM_FEATURES = (
+    1 << features.XENFEAT_writable_page_tables
+    | 1 << features.XENFEAT_auto_translated_physmap
+    | 1 << features.XENFEAT_memory_op_vnode_supported
+    | 1 << features.XENFEAT_hvm_callback_vector
+    | 1 << features.XENFEAT_hvm_safe_pvclock
     | 1 << features.XENFEAT_not_direct_mapped
 )
 
@@ -87,7 +96,7 @@ def _get_features(vcpu: Vcpu, argument: int) -> int:
     info = guest_access.read_structure(vcpu, argument, abi.feature_info)
     if info.submap_idx >= features.XENFEAT_NR_SUBMAPS:
         return -errno.EINVAL
-    info.submap = FEATURES
+    info.submap = 0 if info.submap_idx else HVM_FEATURES if vcpu.is_hvm else FEATURES
     guest_access.write_structure(vcpu, argument, info)
     return 0
 

@@ -15,12 +15,16 @@ from pyxen.toolstack import names, vcpu_settings
 from pyxen.toolstack.bootloader.pygrub import boot_files
 from pyxen.toolstack.builder import (
     BuilderError,
-    BuildResult,
+    Connections,
     HostMemoryError,
+    Ramdisk,
     build_pv_domain,
+    build_pvh_domain,
     open_kernel,
+    open_pvh_kernel,
     open_ramdisk,
     plan_pv_domain,
+    plan_pvh_domain,
 )
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.cpu_pools import CpuPools
@@ -109,7 +113,7 @@ class DomainCreator:
 
     async def _build(
         self, config: DomainConfig, uuid: bytes, report: StageReport, undo: contextlib.AsyncExitStack
-    ) -> tuple[int, BuildResult]:
+    ) -> tuple[int, Connections]:
         """Everything that needs no store. In a worker thread: unpacking a kernel takes a second or more."""
         loop = asyncio.get_running_loop()
 
@@ -127,7 +131,7 @@ class DomainCreator:
             await asyncio.wait([work])
             raise
 
-    def _connect(self, record: DomainRecord, built: BuildResult, undo: contextlib.AsyncExitStack) -> None:
+    def _connect(self, record: DomainRecord, built: Connections, undo: contextlib.AsyncExitStack) -> None:
         console = RingAddress(built.console_mfn, built.console_port)
         store = RingAddress(built.store_mfn, built.store_port)
         undo.callback(self._store.remove_domain, record.domid, record.uuid)
@@ -159,7 +163,7 @@ class _DomainBuilder:
         self._created = created
         self.domid: int | None = None
 
-    def build(self) -> tuple[int, BuildResult]:
+    def build(self) -> tuple[int, Connections]:
         config = self._config
         if not config.bootloader:
             return self._build(config.kernel, config.ramdisk, config.command_line)
@@ -173,12 +177,11 @@ class _DomainBuilder:
                     message = message.replace(found.ramdisk_path, found.ramdisk_name)
                 raise type(error)(f"{message} (on the disk {found.disk})") from error
 
-    def _build(self, kernel_path: str, ramdisk_path: str, command_line: str) -> tuple[int, BuildResult]:
+    def _build(self, kernel_path: str, ramdisk_path: str, command_line: str) -> tuple[int, Connections]:
         config, dom0 = self._config, self._dom0
         self._report("reading the kernel")
-        kernel = open_kernel(Path(kernel_path))
-        ramdisk = open_ramdisk(Path(ramdisk_path)) if ramdisk_path else None
-        plan = plan_pv_domain(kernel, ramdisk, command_line, config.memory_mib << 10)
+        plan = self._plan_pvh if config.type == "pvh" else self._plan_pv
+        fill = plan(Path(kernel_path), open_ramdisk(Path(ramdisk_path)) if ramdisk_path else None, command_line)
         self._report("building the domain")
         domid = self.domid = dom0.create_domain(
             kind=config.type,
@@ -192,7 +195,18 @@ class _DomainBuilder:
         )
         self._created(domid)
         vcpu_settings.apply(dom0, domid, config)
-        return domid, build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
+        return domid, fill(domid)
+
+    def _plan_pv(self, kernel: Path, ramdisk: Ramdisk | None, command_line: str) -> Callable[[int], Connections]:
+        """Read and lay out without a hypercall. -> what builds the domain with the given id."""
+        config, dom0 = self._config, self._dom0
+        plan = plan_pv_domain(open_kernel(kernel), ramdisk, command_line, config.memory_mib << 10)
+        return lambda domid: build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
+
+    def _plan_pvh(self, kernel: Path, ramdisk: Ramdisk | None, command_line: str) -> Callable[[int], Connections]:
+        config, dom0 = self._config, self._dom0
+        plan = plan_pvh_domain(open_pvh_kernel(kernel), ramdisk, command_line, config.memory_mib << 10, config.max_vcpus)
+        return lambda domid: build_pvh_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
 
     def undo(self) -> None:
         if self.domid is not None:

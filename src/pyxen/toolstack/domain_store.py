@@ -111,7 +111,7 @@ class DomainStore:
         self._store.write(f"{path}/control/platform-feature-xs_reset_watches", "1")
         self._store.write(f"{vm_path(record.uuid)}/name", record.name)
         self._store.write(f"{vm_path(record.uuid)}/uuid", uuid_text(record.uuid))
-        self._store.write(f"{libxl_path(domid)}/type", "pv")
+        self._store.write(f"{libxl_path(domid)}/type", record.config.type)
 
     def _write_build_results(self, record: DomainRecord, store: RingAddress) -> None:
         path, config = domain_path(record.domid), record.config

@@ -83,7 +83,6 @@ def test_command_line(text: str, line: str) -> None:
     ("text", "place"),
     [
         ('type="hvm"', "f:3"),
-        ('type="pvh"', "f:3"),
         ('builder="hvm"', "f"),
         ("vif=['backend=drivers']", "f:3"),
         ("\ndisk=['backend=drivers,vdev=xvda,target=/a']", "f:4"),

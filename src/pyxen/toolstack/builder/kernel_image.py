@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pyxen.toolstack.builder.byte_source import ByteSource, FileBytes, MemoryBytes
 from pyxen.toolstack.builder.bz_image import is_bz_image, payload_of
@@ -45,6 +46,8 @@ _OTHER_KERNELS = {
 }
 _IDENTIFY = 4096
 
+Image = TypeVar("Image")
+
 
 @dataclass(frozen=True)
 class LoadSegment:
@@ -72,11 +75,15 @@ class KernelImage:
 def open_kernel(path: Path, *, cache_directory: Path | None = None) -> KernelImage:
     """Reads a bzImage, an ELF64 file, or one of them packed. The unpacked form is kept in ``<cache_directory>/kernels`` (by default
     in pyxen's cache). Raises KernelFileError, KernelFormatError, KernelUnsupportedError, whose message names the file."""
+    return read_kernel(path, cache_directory, lambda elf: _kernel_of(path, elf))
+
+
+def read_kernel(path: Path, cache_directory: Path | None, interpret: Callable[[ElfFile], Image]) -> Image:
+    """Open and unpack the file, and make of its ELF form what ``interpret`` says. Errors as of ``open_kernel``."""
     cache = KernelCache(cache_directory if cache_directory is not None else default_cache_directory())
     try:
         with open_regular_file(path, KernelFileError) as descriptor:
-            elf = ElfFile(_elf_source(descriptor, cache))
-            return _kernel_of(path, elf)
+            return interpret(ElfFile(_elf_source(descriptor, cache)))
     except BuilderError as error:
         raise type(error)(f"kernel {path}: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,12 @@ from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, Frames, GuestRegiste
 from pyxen.toolstack.builder.errors import HostMemoryError, MemoryTooSmallError
 from pyxen.toolstack.builder.hypercall_page import hypercall_page
 from pyxen.toolstack.builder.image_layout import ImageLayout, lay_out
-from pyxen.toolstack.builder.kernel_image import KernelImage, LoadSegment
+from pyxen.toolstack.builder.kernel_image import KernelImage
+from pyxen.toolstack.builder.loading import GuestMemory, maximum_pages
 from pyxen.toolstack.builder.page_tables import PAGE_SIZE, PageTables
 from pyxen.toolstack.builder.ramdisk import Ramdisk
 from pyxen.toolstack.builder.start_info import Connections, encode_command_line, start_info_content
 
-#: What xl adds to a domain's maximum (LIBXL_MAXMEM_CONSTANT of libxl), in KiB.
-_MAXIMUM_SLACK_KIB = 1024
 _KIB_PER_PAGE = PAGE_SIZE >> 10
 
 
@@ -34,14 +32,9 @@ class PvPlan:
 
 
 @dataclass(frozen=True)
-class BuildResult:
+class BuildResult(Connections):
     """What the rest of the toolstack needs of a built domain. Ports are the domain's."""
 
-    store_mfn: int
-    store_port: int
-    console_mfn: int
-    console_port: int
-    shared_info_mfn: int
     layout: ImageLayout
 
 
@@ -77,20 +70,22 @@ class _PvBuilder:
         self._plan = plan
         self._layout = plan.layout
         self._frames: Frames = np.empty(0, dtype=np.uint64)
+        self._memory = GuestMemory(hypercalls, domid, self._frames)
 
     def build(self, max_memory_kib: int | None, store_domid: int, console_domid: int) -> BuildResult:
         layout = self._layout
         self._frames = self._populate(max_memory_kib)
+        self._memory = GuestMemory(self._hypercalls, self._domid, self._frames)
         for segment in self._plan.kernel.segments:
-            self._load_segment(segment)
+            self._memory.load(segment.start - layout.virt_base, segment.data)
         if self._plan.kernel.notes.hypercall_page is not None:
-            self._write(layout.pfn_of(self._plan.kernel.notes.hypercall_page), hypercall_page())
+            self._memory.write(layout.pfn_of(self._plan.kernel.notes.hypercall_page), hypercall_page())
         self._load_ramdisk()
-        self._write(layout.p2m_pfns.start, self._frames.data.cast("B"))
+        self._memory.write(layout.p2m_pfns.start, self._frames.data.cast("B"))
         self._write_page_tables()
         connections = self._connect(store_domid, console_domid)
         ramdisk_size = self._plan.ramdisk.size if self._plan.ramdisk is not None else 0
-        self._write(layout.start_info_pfn, start_info_content(layout, connections, self._plan.command_line, ramdisk_size))
+        self._memory.write(layout.start_info_pfn, start_info_content(layout, connections, self._plan.command_line, ramdisk_size))
         self._hypercalls.set_vcpu_context(self._domid, 0, self._registers())
         return BuildResult(
             store_mfn=connections.store_mfn,
@@ -103,8 +98,7 @@ class _PvBuilder:
 
     def _populate(self, max_memory_kib: int | None) -> Frames:
         count = self._layout.total_pages
-        most_kib = max(max_memory_kib or 0, count * _KIB_PER_PAGE)
-        self._hypercalls.set_max_memory(self._domid, (most_kib + _MAXIMUM_SLACK_KIB) // _KIB_PER_PAGE)
+        self._hypercalls.set_max_memory(self._domid, maximum_pages(count, max_memory_kib))
         try:
             frames = self._hypercalls.populate_physmap(self._domid, count)
         except HypercallError as error:
@@ -116,38 +110,12 @@ class _PvBuilder:
         self._hypercalls.set_p2m(self._domid, frames)
         return frames
 
-    def _write(self, pfn: int, data: bytes | memoryview) -> None:
-        """Whole pages from ``pfn`` on; the rest of the last page stays as it is."""
-        frames = self._frames[pfn : pfn + -(-len(data) // PAGE_SIZE)]
-        self._hypercalls.write_foreign(self._domid, frames, data)
-
-    def _write_within_page(self, pfn: int, offset: int, data: memoryview) -> None:
-        mfn = int(self._frames[pfn])
-        page = self._hypercalls.map_foreign(self._domid, mfn)
-        try:
-            page[offset : offset + len(data)] = data
-        finally:
-            page.release()
-            self._hypercalls.unmap_foreign(self._domid, mfn)
-
-    def _load_segment(self, segment: LoadSegment) -> None:
-        """Segments may begin and end within a page, and share it with the next; then only their own bytes are touched."""
-        data, address = segment.data, segment.start
-        if offset := address % PAGE_SIZE:
-            self._write_within_page(self._layout.pfn_of(address), offset, data[: PAGE_SIZE - offset])
-            data, address = data[PAGE_SIZE - offset :], address + PAGE_SIZE - offset
-        first_pfn = self._layout.pfn_of(address)
-        for pages in _pages_with_content(data):
-            self._write(first_pfn + pages.start, data[pages.start * PAGE_SIZE : pages.stop * PAGE_SIZE])
-        if tail := len(data) % PAGE_SIZE:
-            self._write_within_page(first_pfn + len(data) // PAGE_SIZE, 0, data[-tail:])
-
     def _load_ramdisk(self) -> None:
         if self._plan.ramdisk is None:
             return
         pfn = self._layout.ramdisk_pfns.start
         for chunk in self._plan.ramdisk.chunks():
-            self._write(pfn, chunk)
+            self._memory.write(pfn, chunk)
             pfn += len(chunk) // PAGE_SIZE
 
     def _write_page_tables(self) -> None:
@@ -157,9 +125,9 @@ class _PvBuilder:
         executable = self._executable_pfns()
         for mapping in layout.mappings:
             tables.map(mapping, executable=executable, read_only=read_only)
-        self._write(layout.table_pfns.start, tables.content(layout.tables))
+        self._memory.write(layout.table_pfns.start, tables.content(layout.tables))
         if layout.p2m_tables:
-            self._write(layout.p2m_table_pfns.start, tables.content(layout.p2m_tables))
+            self._memory.write(layout.p2m_table_pfns.start, tables.content(layout.p2m_tables))
 
     def _executable_pfns(self) -> list[range]:
         kernel = self._plan.kernel
@@ -190,13 +158,3 @@ class _PvBuilder:
             rsi=layout.address_of(layout.start_info_pfn),
             cr3_mfn=int(self._frames[layout.table_pfns.start]),
         )
-
-
-def _pages_with_content(data: memoryview) -> Iterator[range]:
-    """Runs of whole pages that are not all zero. New frames are zero, and a page that nobody wrote to costs the host no memory; a
-    third of Debian's vmlinux is zeros."""
-    whole = len(data) // PAGE_SIZE
-    words = np.frombuffer(data[: whole * PAGE_SIZE], dtype=np.uint64).reshape(whole, PAGE_SIZE // 8)
-    edges = np.flatnonzero(np.diff(words.any(axis=1), prepend=False, append=False))
-    for start, stop in edges.reshape(-1, 2):
-        yield range(int(start), int(stop))

@@ -133,8 +133,8 @@ class DomainConfig:
 
     def _unsupported(self) -> list[tuple[str, str]]:
         reasons = []
-        if self.type != "pv":
-            reasons.append(("type", f'domains of type "{self.type}" are not supported yet; use type = "pv"'))
+        if self.type == "hvm":
+            reasons.append(("type", 'domains of type "hvm" are not supported yet; use type = "pv" or "pvh"'))
         if self.bootloader and os.path.basename(self.bootloader) != "pygrub":
             reasons.append(("bootloader", f'the boot loader "{self.bootloader}" is not supported yet; use bootloader = "pygrub"'))
         if self.firmware:

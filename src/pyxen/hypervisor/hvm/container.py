@@ -1,0 +1,32 @@
+"""What an HVM domain has as a whole: its physical memory, its parameters, its memory map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyxen.abi.hvm import params
+from pyxen.hypervisor.hvm.p2m import PhysicalMap
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+
+#: Vectors below are exceptions.
+FIRST_CALLBACK_VECTOR = 16
+
+
+class HvmContainer:
+    """``parameters`` is indexed by HVM_PARAM_*; ``memory_map`` holds (address, size, type) as XENMEM_memory_map answers it."""
+
+    def __init__(self, domain: Domain) -> None:
+        self.physical_map = PhysicalMap(domain)
+        self.parameters = [0] * params.HVM_NR_PARAMS
+        self.memory_map: list[tuple[int, int, int]] = []
+        #: The vector of event upcalls for all vCPUs, 0 for none.
+        self.callback_vector = 0
+
+    def set_callback(self, untrusted_via: int) -> None:
+        """HVM_PARAM_CALLBACK_IRQ. Only vectors: there is no interrupt controller for the other kinds. A vector that is none of an interrupt
+        means no upcalls, as on Xen."""
+        self.callback_vector = 0
+        if untrusted_via >> 56 == params.HVM_PARAM_CALLBACK_TYPE_VECTOR and untrusted_via & 0xFF >= FIRST_CALLBACK_VECTOR:
+            self.callback_vector = untrusted_via & 0xFF

@@ -1,0 +1,72 @@
+"""Debian's own kernel as a PVH domain: the same kernel, ramdisk, store, console and commands as for PV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyxen.guests.packages import GuestPackages
+from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
+
+TROUBLE = re.compile(r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|general protection|segfault|\bstall|lockup).*$")
+
+
+@pytest.fixture(scope="module")
+def pvh(shared_runtime_directory: Path, guest_packages: GuestPackages, demo_ramdisk: Path) -> Iterator[LinuxGuest]:
+    """A PVH guest with two vCPUs for all tests of the module."""
+    with linux_host(guest_packages, demo_ramdisk) as boot:
+        yield boot(type="pvh", vcpus=2)
+
+
+def test_linux_knows_that_it_is_pvh(pvh: LinuxGuest) -> None:
+    assert pvh.run("cat /sys/hypervisor/guest_type") == "PVH\n"
+    log = pvh.run("dmesg | grep -i xen")
+    assert "Booting kernel on Xen PVH" in log
+    assert "Xen HVM callback vector for event delivery is enabled" in log
+
+
+def test_no_complaint_in_the_kernels_log(pvh: LinuxGuest) -> None:
+    assert TROUBLE.findall(pvh.run("dmesg")) == []
+
+
+def test_both_processors_work(pvh: LinuxGuest) -> None:
+    assert pvh.run("nproc") == "2\n"
+    pvh.run("taskset 1 true && taskset 2 true")
+    timers = re.findall(r"(?m)^.*virq +timer[01]$", pvh.run("cat /proc/interrupts"))
+    assert len(timers) == 2
+
+
+def test_time_comes_from_xen(pvh: LinuxGuest) -> None:
+    assert pvh.run("cat /sys/devices/system/clocksource/*/current_clocksource") == "xen\n"
+
+
+def test_memory_is_what_was_asked_for(pvh: LinuxGuest) -> None:
+    match = re.search(r"MemTotal: +(\d+) kB", pvh.run("cat /proc/meminfo"))
+    assert match is not None
+    assert 180 * 1024 < int(match[1]) <= 256 * 1024
+
+
+def test_the_acpi_tables_are_read(pvh: LinuxGuest) -> None:
+    log = pvh.run("dmesg | grep ACPI")
+    for table in ("RSDP", "XSDT", "FACP", "DSDT", "APIC"):
+        assert f"ACPI: {table} 0x" in log
+    assert not re.search(r"(?i)ACPI (BIOS )?(Error|Warning|Exception)", log)
+
+
+def test_power_off_in_the_guest_ends_the_domain(boot_linux: BootLinux) -> None:
+    guest = boot_linux(type="pvh")
+    guest.domain.console.send("poweroff\n")
+    guest.domain.wait("destroyed", 30)
+
+
+def test_pv_and_pvh_side_by_side(boot_linux: BootLinux) -> None:
+    first, second = boot_linux("first", wait=False), boot_linux("second", type="pvh")
+    first.wait_for_prompt()
+    first.run("dmesg -n 1")
+    assert first.run("cat /sys/hypervisor/guest_type") == "PV\n"
+    assert second.run("cat /sys/hypervisor/guest_type") == "PVH\n"
+    second.domain.destroy()
+    assert first.run("echo still here") == "still here\n"
