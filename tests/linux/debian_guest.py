@@ -16,6 +16,7 @@ from tests.linux.linux_guest import PROMPT, LinuxGuest
 
 PASSWORD = "geheim"
 SIZE = 2 << 30
+INCLUDE = ("fio", "iperf3")
 #: Debian's boot on a busy machine, in seconds.
 BOOT_LIMIT = 300
 
@@ -23,6 +24,7 @@ BOOT_LIMIT = 300
 def built_image() -> Path:
     """The image, in the cache; made if what makes it has changed. Several processes may call this: one builds, the others wait."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (debian_files, debian_image, disk_files))
+    sources += repr(INCLUDE).encode()
     folder = cache_directory() / "images"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"test-debian-{hashlib.sha256(sources).hexdigest()[:16]}.img"
@@ -31,7 +33,7 @@ def built_image() -> Path:
         if not path.exists():
             for old in folder.glob("test-debian-*.img"):
                 old.unlink()
-            DebianImage(path, PASSWORD, SIZE, include=("fio",)).build()
+            DebianImage(path, PASSWORD, SIZE, include=INCLUDE).build()
     return path
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import random
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 import pyxen
-from pyxen.guests.packages import GuestPackages
+from pyxen.guests.packages import GuestPackages, fetch_tool
 from pyxen.host.protocol import HOST_STATUS, Nothing
 from tests.linux.debian_guest import BOOT_LIMIT, built_image, content, copied, fsck, logged_in, power_off
+from tests.linux.host_services import iperf3_server, served
 from tests.linux.linux_guest import LONG
 from tests.toolstack.xl_command import xl
 
@@ -104,5 +108,45 @@ def test_fio_checks_what_it_wrote(runtime_directory: Path, guest_packages: Guest
         )
         report = guest.run(f"fio {job} --output-format=terse", 600)
         assert report.split(";")[4] == "0", report
+        power_off(guest)
+    assert fsck(disk, "-fn") == 0
+
+
+def make_package(folder: Path) -> None:
+    """A package "from-the-host", and what apt needs to know of it, as a flat repository."""
+    tree = folder / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/share").mkdir(parents=True)
+    (tree / "usr/share/from-the-host").write_bytes(random.Random(5).randbytes(2_000_000))
+    control = "Package: from-the-host\nVersion: 1\nArchitecture: all\nMaintainer: Nobody <nobody@example.org>\nDescription: a test\n"
+    (tree / "DEBIAN/control").write_text(control)
+    archive = folder / "from-the-host_1_all.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, archive], check=True, stdout=subprocess.DEVNULL)
+    content = archive.read_bytes()
+    place = f"Filename: ./{archive.name}\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n"
+    (folder / "Packages").write_text(control + place)
+
+
+@only_long
+def test_apt_and_iperf3_over_the_nat(runtime_directory: Path, disk: Path, tmp_path: Path) -> None:
+    """A package from a web server on this machine's loopback, which the guest knows as 10.0.2.2."""
+    fetch_tool("passt")
+    repository = tmp_path / "repository"
+    make_package(repository)
+    with pyxen.Host() as host, served(repository) as port, iperf3_server() as iperf3_port:
+        domain = host.create(
+            name="debian", bootloader="pygrub", memory=512, vcpus=2, disk=[f"{disk},raw,xvda,w"], vif=[""], on_reboot="destroy"
+        )
+        guest = logged_in(domain)
+        guest.run("for i in $(seq 60); do ip -4 route | grep -q default && break; sleep 1; done; ip -4 addr | grep 10.0.2.15", 120)
+        guest.run(f"echo 'deb [trusted=yes] http://10.0.2.2:{port} ./' >/root/local.list")
+        only = "-q -o Dir::Etc::SourceList=/root/local.list -o Dir::Etc::SourceParts=-"
+        guest.run(f"apt-get {only} update", BOOT_LIMIT)
+        guest.run(f"apt-get {only} -y install from-the-host", BOOT_LIMIT)
+        digest = hashlib.md5(random.Random(5).randbytes(2_000_000), usedforsecurity=False).hexdigest()
+        assert guest.run("md5sum /usr/share/from-the-host").split()[0] == digest
+        for direction in ("", "--reverse"):
+            report = json.loads(guest.run(f"iperf3 -c 10.0.2.2 -p {iperf3_port} -t 3 --json {direction}", 120))
+            assert report["end"]["sum_received"]["bytes"] > 1_000_000
         power_off(guest)
     assert fsck(disk, "-fn") == 0

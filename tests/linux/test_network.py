@@ -5,16 +5,13 @@ All traffic is on the loopback or inside the host process."""
 from __future__ import annotations
 
 import hashlib
-import http.server
 import os
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +27,7 @@ from pyxen.host.protocol import (
     NetworkDetachRequest,
     NetworkInterface,
 )
+from tests.linux.host_services import free_port, served
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest
 from tests.linux.network_guest import lease, network_host, network_ramdisk
 from tests.toolstack.xl_command import run, xl
@@ -56,23 +54,8 @@ def boot(runtime_directory: Path, guest_packages: GuestPackages, ramdisk: Path) 
 def web_server(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     """A folder, and the port of the loopback where an HTTP server shows it."""
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield tmp_path, server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with served(tmp_path) as port:
+        yield tmp_path, port
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pyxen.guests.debian_files import WORK_FOLDER, GuestSettings, early_files, late_files
-from pyxen.guests.disk_files import FileSystemMaker, ImageError, convert, find_program
+from pyxen.guests.disk_files import FileSystemMaker, ImageError, convert, find_program, find_qemu_img
 from pyxen.guests.packages import PackageError, fetch_tool
 
 PACKAGES = ("linux-image-amd64", "initramfs-tools", "systemd-sysv", "systemd-resolved", "udev", "dbus", "kmod", "iproute2", "e2fsprogs")
@@ -127,8 +127,8 @@ class _Build:
         self._report = report
         self._uuid = _file_system_uuid(image)
         self._file_system = FileSystemMaker(scratch)
-        if image.image_format != "raw":
-            find_program("qemu-img", "qemu-utils")  # missing, it had better be said before the long part
+        # Missing, it had better be said before the long part.
+        self._qemu_img = find_qemu_img(report) if image.image_format != "raw" else ""
 
     def run(self) -> None:
         root = self._scratch / "root"
@@ -139,7 +139,7 @@ class _Build:
         if self._image.image_format != "raw":
             self._report(f"converting to {self._image.image_format}")
             finished = self._scratch / "disk"
-            convert(raw, finished, self._image.image_format)
+            convert(self._qemu_img, raw, finished, self._image.image_format)
         try:
             os.link(finished, self._image.path)  # unlike a rename, it never replaces a file that has come meanwhile
         except FileExistsError:
@@ -147,11 +147,14 @@ class _Build:
 
     def _bootstrap(self, root: Path, raw: Path) -> None:
         """mmdebstrap's archive is unpacked as it comes; then the file system is made of it."""
-        environment = os.environ | self._file_system.environment() | {"TMPDIR": str(self._scratch), "LC_ALL": "C"}
+        mode = _mode()
+        environment = os.environ | self._file_system.environment() | {"LC_ALL": "C"}
+        if mode != "unshare":  # its root is another user, who may not see our folder; and it removes its own
+            environment["TMPDIR"] = str(self._scratch)
         make = self._file_system.command(root, raw, self._image.size, self._uuid, "root")
         unpack = ["tar", "-x", "-p", "--numeric-owner", "--exclude=./dev/*", "-C", str(root)]
         script = f"{shlex.join(unpack)} && echo 'I: making the file system...' >&2 && {shlex.join(make)}"
-        with self._process(self._mmdebstrap(), environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as bootstrap:
+        with self._process(self._mmdebstrap(mode), environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as bootstrap:
             with self._process(
                 [*self._as_root(), "sh", "-c", script], environment, stdin=bootstrap.stdout, stdout=subprocess.DEVNULL
             ) as maker:
@@ -198,7 +201,7 @@ class _Build:
                 last = line
         return error or last
 
-    def _mmdebstrap(self) -> list[str]:
+    def _mmdebstrap(self, mode: str) -> list[str]:
         image = self._image
         settings = GuestSettings(self._uuid, image.hostname, image.root_password, image.ssh_key, image.kernel_arguments)
         early, late = self._scratch / "early.tar", self._scratch / "late.tar"
@@ -206,7 +209,7 @@ class _Build:
             path.touch(mode=0o600)
             path.write_bytes(content)
         options = [
-            f"--mode={_mode()}",
+            f"--mode={mode}",
             "--variant=minbase",
             "--format=tar",
             f"--include={','.join(image.packages)}",

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from pyxen.guests.packages import Report, fetch_tool
+
 #: mke2fs knows features that GRUB 2.06 doesn't, and other versions have other defaults: these are the file system's, everywhere.
 _FEATURES = """\
 [defaults]
@@ -68,9 +70,21 @@ class FileSystemMaker:
         return {"MKE2FS_CONFIG": str(self._configuration)} | ({"E2FSPROGS_FAKE_TIME": epoch} if epoch else {})
 
 
-def convert(raw: Path, image: Path, image_format: str) -> None:
+def find_qemu_img(report: Report) -> str:
+    """QEMU's tool for images: the machine's, or unpacked for us alone if the machine has its libraries. Raises ImageError, PackageError."""
+    installed = shutil.which("qemu-img")
+    if installed:
+        return installed
+    unpacked = str(fetch_tool("qemu-utils", report) / "usr/bin/qemu-img")
+    if subprocess.run([unpacked, "--version"], stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
+        raise ImageError("qemu-img not found: install the package qemu-utils")
+    return unpacked
+
+
+def convert(qemu_img: str, raw: Path, image: Path, image_format: str) -> None:
     """Write a raw image in another format of QEMU's. Raises ImageError."""
-    command = [find_program("qemu-img", "qemu-utils"), "convert", "-f", "raw", "-O", image_format, str(raw), str(image)]
+    command = [qemu_img, "convert", "-f", "raw", "-O", image_format, str(raw), str(image)]
     finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode:
-        raise ImageError(f"qemu-img failed: {finished.stderr.strip().splitlines()[-1:] or finished.returncode}")
+        reason = finished.stderr.strip().splitlines()[-1:] or [f"status {finished.returncode}"]
+        raise ImageError(f"qemu-img failed: {reason[0]}")
