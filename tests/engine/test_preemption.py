@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pyxen.engine.interface import ExitReason, VirtualCpu
-from pyxen.engine.sandbox import CODE, DATA, DIRTY, PAGE, PRESENT, STACK_TOP, WRITE, Sandbox
+from pyxen.engine.sandbox import CODE, DATA, DIRTY, PAGE, PRESENT, STACK_TOP, USER, WRITE, Sandbox
 from tests.engine.assembler import assemble
 
 COUNTING_LOOP = f"""
@@ -216,6 +216,32 @@ def test_a_locked_operation_across_two_pages_is_executed(box: Sandbox) -> None:
     assert box.read(DATA + PAGE - 4) == (1 << 32) + 0x7FFFFFFF
 
 
+@pytest.mark.parametrize("neighbours", [True, False], ids=["neighbours", "apart"])
+@pytest.mark.parametrize("octets", [1, 4, 7])
+def test_locked_operations_across_two_pages_lose_nothing(box: Sandbox, octets: int, neighbours: bool) -> None:
+    """The pages' frames are neighbours in memory, or are not; ``octets`` of the operand are in the first."""
+    turns, window = 100_000, 0x600000
+    for number in range(2):
+        box.map(window + number * PAGE, DATA + (number if neighbours else 2 - 2 * number) * PAGE, PRESENT | WRITE | USER)
+    code = assemble(f"mov rbx, {window + PAGE - octets}; mov rcx, {turns}; 1: lock inc qword ptr [rbx]; dec rcx; jnz 1b; syscall")
+    cpus = [box.cpu(code), box.cpu(code)]
+    assert _run_in_threads(cpus) == [ExitReason.SYSCALL] * 2
+    cpus[0].state.rip, cpus[0].state.rcx = CODE, 1
+    box.load(assemble(f"mov rbx, {window + PAGE - octets}; mov rax, [rbx]; syscall"))
+    cpus[0].invalidate_frame(CODE // PAGE)
+    assert cpus[0].run() == ExitReason.SYSCALL
+    assert cpus[0].state.rax == 2 * turns
+
+
+def test_a_locked_operation_across_a_page_that_is_absent_changes_nothing(box: Sandbox) -> None:
+    window = 0x600000
+    box.map(window, DATA, PRESENT | WRITE | USER)
+    cpu = box.cpu(assemble(f"mov rbx, {window + PAGE - 4}; lock inc qword ptr [rbx]; syscall"))
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert (cpu.state.vector, cpu.state.cr2) == (14, window + PAGE)
+    assert box.read(DATA + PAGE - 4, 4) == 0
+
+
 def test_atomic_operations_of_the_hypervisor(box: Sandbox) -> None:
     """While a vCPU adds to one half of a word with locked operations, the hypervisor sets bits in the other."""
     cpu = box.cpu(assemble(f"mov rbx, {DATA}; 1: lock add qword ptr [rbx], 1; inc rcx; jmp 1b"))
@@ -324,3 +350,49 @@ def test_dirty_bits_never_undo_a_change_of_the_entry(box: Sandbox) -> None:
         thread.join()
     assert changer.state.r8 == 0
     assert toucher.state.exit_reason == ExitReason.KICK
+
+
+def test_no_store_without_its_dirty_bit(box: Sandbox) -> None:
+    """One vCPU walks to a page and writes, over and over; another maps the page for a moment. If it was written then, the entry that the
+    other took out says so: the walk must not go on with an entry that has just been exchanged."""
+    hole, window, counter = 0x500000, 0x600000, DATA + 4 * PAGE
+    entry = box.map(hole, DATA + PAGE, PRESENT | WRITE)
+    box.map(window, entry & ~0xFFF, PRESENT | WRITE)
+    toucher = box.cpu(
+        assemble(f"mov rbx, {hole}; mov rcx, {counter}; 1: invlpg [rbx]; inc rax; mov [rbx], rax; mov [rcx], rax; jmp 1b"),
+        cpl=0,
+        deprivileged=False,
+    )
+    exchange = assemble(
+        f"""
+        mov rbx, {window + (entry & 0xFFF)}; mov r12, {counter}; mov r13, {DATA}; mov ecx, 20000; xor r8d, r8d; xor r9d, r9d
+    1:  mov r10, [r13]
+        mov rdx, {DATA | PRESENT | WRITE}
+        xchg [rbx], rdx
+        mov esi, ecx; and esi, 31
+    2:  dec esi; jns 2b
+        mov rdx, {DATA + PAGE | PRESENT | WRITE | DIRTY}
+        xchg [rbx], rdx
+        mov r11, [r12]; add r11, 2
+    3:  pause; cmp [r12], r11; jb 3b
+        cmp [r13], r10; je 4f
+        inc r9
+        test dl, {DIRTY}; jnz 4f
+        inc r8
+    4:  dec ecx; jnz 1b
+        syscall
+        """,
+        CODE + PAGE,
+    )
+    box.load(exchange, CODE + PAGE)
+    exchanger = box.cpu()
+    exchanger.state.rip = CODE + PAGE
+    thread = threading.Thread(target=toucher.run)
+    thread.start()
+    try:
+        assert exchanger.run() == ExitReason.SYSCALL
+    finally:
+        toucher.kick()
+        thread.join()
+    assert exchanger.state.r9 > 0
+    assert exchanger.state.r8 == 0

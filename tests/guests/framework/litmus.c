@@ -6,29 +6,27 @@
 
 #define LONGEST_SECONDS 3000
 /* A busy host may run the vCPUs one after the other: go on until they meet, but not for ever. */
-#define MOST_EXTRA_BATCHES 4000
+#define MOST_EXTRA_BATCHES 1000
 
 static struct litmus_cell cells[LITMUS_CELLS];
 static u64 histogram[LITMUS_OUTCOMES];
 static const struct litmus *running;
-static u64 batches;
+static u64 batches, met;
 static volatile bool more;
-
-static bool interleaved(void)
-{
-    unsigned kinds = 0;
-
-    for (unsigned i = 0; i < LITMUS_OUTCOMES; i++)
-        kinds += histogram[i] != 0;
-    return kinds > 1;
-}
 
 static void look_at_cells(void)
 {
+    unsigned first = running->outcome(&cells[0]);
+    bool differ = false;
+
     for (unsigned i = 0; i < LITMUS_CELLS; i++) {
-        histogram[running->outcome(&cells[i])]++;
+        unsigned outcome = running->outcome(&cells[i]);
+
+        histogram[outcome]++;
+        differ |= outcome != first;
         cells[i].x = cells[i].y = 0;
     }
+    met += differ ? LITMUS_CELLS : 0;
 }
 
 static void __attribute__((noinline)) walk(unsigned thread)
@@ -50,7 +48,7 @@ static void take_part(unsigned thread)
 
     for (u64 batch = 0;; batch++) {
         if (thread == 0)
-            more = batch < batches || (!interleaved() && batch < batches + MOST_EXTRA_BATCHES);
+            more = batch < batches || (!met && batch < batches + MOST_EXTRA_BATCHES);
         smp_barrier(running->threads);
         if (!more)
             break;
@@ -68,6 +66,7 @@ void litmus_run(const struct litmus *test, u64 rounds)
     u64 total = 0, forbidden = 0, relaxed = 0;
 
     running = test;
+    met = 0;
     batches = (rounds + LITMUS_CELLS - 1) / LITMUS_CELLS;
     memset(histogram, 0, sizeof(histogram));
     if (!smp_run(test->threads, take_part, LONGEST_SECONDS)) {
@@ -83,9 +82,9 @@ void litmus_run(const struct litmus *test, u64 rounds)
         relaxed += test->relaxed >> i & 1 ? histogram[i] : 0;
         print(" %x=%lu", i, histogram[i]);
     }
-    print("\n");
+    print("; met in %lu of %lu\n", met, total);
     check(forbidden == 0, "%s: %lu of %lu rounds with an outcome that x86-TSO forbids", test->name, forbidden, total);
-    check(interleaved(), "%s: the vCPUs interleave", test->name);
+    check(met > 0, "%s: the vCPUs meet", test->name);
     if (test->relaxed)
         print("NOTE %s: %lu rounds with an outcome that needs a store buffer\n", test->name, relaxed);
 }

@@ -6,7 +6,7 @@
 
 #include "smp.h"
 
-#define LITMUS_CELLS 512
+#define LITMUS_CELLS 1024
 #define LITMUS_OUTCOMES 16
 #define LITMUS_THREADS 4
 
@@ -28,5 +28,8 @@ struct litmus {
     u32 relaxed;                                         /* outcomes that no interleaving of whole instructions gives, but TSO does */
 };
 
-/* Run it, print the histogram, and check that nothing forbidden came and that more than one outcome did. */
+/*
+ * Run it, print the histogram, and check that nothing forbidden came and that the vCPUs met: that there were walks through the cells with
+ * more than one outcome. (If one vCPU is through before another begins, all cells have the same.) The rounds of these walks are counted.
+ */
 void litmus_run(const struct litmus *test, u64 rounds);
