@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 MAX_VCPUS = 16
 END_TIMEOUT_S = 1.0
+RELEASE_TIMEOUT_S = 30.0
 #: Frames that are allocated or written at once.
 PIECE_FRAMES = 256
 
@@ -113,7 +114,10 @@ class Dom0:
         """XEN_DOMCTL_destroydomain. A vCPU thread that does not end soon is left behind with the domain, dying, and does the rest when it
         ends: its memory can't be given to others before."""
         with self._guest(domid) as domain:
-            if domain.stopped or domain.abandoned:
+            if domain.abandoned:
+                return
+            if domain.stopped:  # somebody else does it now, in pieces
+                domain.exclusive_done.wait_for(lambda: domain.released, RELEASE_TIMEOUT_S)
                 return
             domain.dying = True
             domain.settle_all()

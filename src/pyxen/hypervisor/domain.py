@@ -388,6 +388,7 @@ class Domain:
         self.when_stopped.clear()
         self.release_resources()
         self.hypervisor.finish_if_dead(self)
+        self.exclusive_done.notify_all()
 
     def release_resources(self) -> None:
         """After all vCPU threads have ended: give everything back but the frames that other domains hold. Counts of the other frames don't

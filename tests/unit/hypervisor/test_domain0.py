@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import threading
 
 import numpy as np
 import pytest
@@ -54,6 +56,26 @@ def refused(number: int) -> pytest.RaisesExc[HypercallError]:
 def test_no_such_domain(machine: Hypervisor, call) -> None:  # type: ignore[no-untyped-def]
     with refused(errno.ESRCH):
         call(machine.dom0)
+
+
+def test_two_destroy_one_domain_at_once(machine: Hypervisor) -> None:
+    """It is destroyed in pieces, between which the second may come: it returns when everything is given back, too."""
+    free = machine.memory.free_frames
+    guest = SmallDomain(machine, pages=500)
+    left: list[int] = []
+
+    def destroy() -> None:
+        with contextlib.suppress(HypercallError):  # ESRCH for who comes when it is over
+            machine.dom0.destroy_domain(guest.domid)
+        left.append(free - machine.memory.free_frames)
+
+    threads = [threading.Thread(target=destroy) for _ in range(4)]
+    with machine.lock:
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert left == [0, 0, 0, 0]
 
 
 def test_domain_0_is_not_a_guest(machine: Hypervisor) -> None:
