@@ -214,6 +214,7 @@ class BackendDevice(ABC):
                 await self._step()
             except DeviceError as error:
                 await self._give_up(error)
+                self._changed.set()  # the frontend's state may have changed too, and nothing more tells of it
             except Exception as error:
                 self.crash(error)
 
@@ -226,19 +227,21 @@ class BackendDevice(ABC):
 
     async def _step(self) -> None:
         """Answer what the frontend's state is now. Whatever was in between, and was too short to be seen, does not matter."""
-        fault, self._fault = self._fault, None
-        if fault is not None:
-            raise fault
         frontend, own = self._frontend_state(), self._own_state()
+        fault, self._fault = self._fault, None
+        if fault is not None and frontend != XenbusStateInitialising:
+            raise fault
         if frontend == XenbusStateInitialising:
             # Also a frontend that starts anew without having closed: a guest's new kernel after a crash.
-            if self._connected or own == XenbusStateClosed:
+            if self._connected or own in (XenbusStateClosing, XenbusStateClosed):
                 await self._disconnect()
                 if self._is_online():
                     self._switch(XenbusStateInitWait)
         elif frontend in (XenbusStateInitialised, XenbusStateConnected, XenbusStateReconfigured):
             # Connected, and we are not: the device was restarted, and its frontend knows of nothing.
             if own in (XenbusStateInitWait, XenbusStateConnected) and not self._connected:
+                if own == XenbusStateInitWait:
+                    self.inheritance = None  # the frontend has begun anew since
                 await self._connect()
         elif frontend == XenbusStateClosing:
             if own != XenbusStateClosed:
@@ -265,6 +268,7 @@ class BackendDevice(ABC):
         if self._connected:
             await self.disconnect()
             self._connected = False
+            self._fault = None  # it was one of this connection
 
     async def _give_up(self, error: DeviceError) -> None:
         await self._disconnect()

@@ -57,9 +57,12 @@ class BackRing:
     def take(self) -> Iterator[bytes]:
         """The requests that are there, each copied out of the ring. Raises ``RingError``."""
         untrusted_producer = self._header[_REQ_PROD]
-        if (untrusted_producer - self._response_producer) & _INDEX_MASK > self.slots:
+        unanswered = (self._request_consumer - self._response_producer) & _INDEX_MASK
+        # From the consumer on, not from the responses: a producer that went back behind what was taken would be far ahead of it.
+        if (untrusted_producer - self._request_consumer) & _INDEX_MASK > self.slots - unanswered:
             raise RingError(
-                f"request producer {untrusted_producer:#x} has run away: {self._response_producer:#x} were answered, {self.slots} slots"
+                f"request producer {untrusted_producer:#x} has run away: {self._request_consumer:#x} were taken, {unanswered} of them "
+                f"are not answered, {self.slots} slots"
             )
         while self._request_consumer != untrusted_producer:
             slot = self._read_slot(self._request_consumer)

@@ -393,6 +393,34 @@ def test_states_in_any_order_do_no_harm(play: Callable[[Scenario], None]) -> Non
     play(scenario)
 
 
+def test_states_in_any_order_while_the_backend_restarts(play: Callable[[Scenario], None]) -> None:
+    chance = random.Random(5)
+
+    async def scenario(world: World) -> None:
+        await world.attach(world.image())
+        frontend = world.frontend
+        await frontend.backend_reaches(2)
+        restarts = []
+        for _ in range(60):
+            frontend.prepare(feature_persistent=chance.randrange(2))
+            frontend.put(plain(BLKIF_OP_READ, 0, data_segments(4)))
+            frontend.set_producer(frontend.producer)
+            frontend.switch(chance.choice([1, 3, 3, 4, 4, 5, 6]))
+            if chance.random() < 0.5:
+                restarts.append(asyncio.create_task(world.bus.restart(world.guest.domid, DEVID)))
+            for _ in range(chance.randrange(12)):
+                await asyncio.sleep(0)
+        await asyncio.gather(*restarts)
+        frontend.switch(6)
+        await frontend.backend_reaches(6)
+        assert len(world.hypervisor.domain(0).maptrack) == 0
+        frontend.switch(1)
+        await frontend.connect()
+        assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
+
+    play(scenario)
+
+
 def test_frontend_that_starts_anew_without_closing(play: Callable[[Scenario], None]) -> None:
     async def scenario(world: World) -> None:
         world.frontend.switch(1)
@@ -457,6 +485,29 @@ def test_random_garbage_in_the_ring(play: Callable[[Scenario], None]) -> None:
         assert await frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
 
     play(connected(scenario, feature_persistent=1))
+
+
+def test_producer_that_goes_back_behind_what_was_taken(play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, reached = threading.Event(), threading.Event()
+
+    def slow_read(image: BlockImage, buffers: Sequence[memoryview], offset: int) -> None:
+        reached.set()
+        assert gate.wait(20)
+
+    async def scenario(world: World) -> None:
+        frontend = world.frontend
+        monkeypatch.setattr(BlockImage, "read", slow_read)
+        for _ in range(4):
+            frontend.put(plain(BLKIF_OP_READ, 0, data_segments(1)))
+        frontend.kick()
+        await asyncio.to_thread(reached.wait, 20)
+        frontend.producer = 2
+        frontend.kick()
+        gate.set()
+        await frontend.backend_reaches(5)
+        assert "has run away" in world.store.read(frontend.error)
+
+    play(connected(scenario))
 
 
 def test_sectors_beyond_32_bits(play: Callable[[Scenario], None]) -> None:
