@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyxen.guests.packages import GuestPackages
+from pyxen.guests.ramdisk import Ramdisk
 from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
 
 TROUBLE = re.compile(r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|general protection|segfault|\bstall|lockup).*$")
@@ -70,3 +73,22 @@ def test_pv_and_pvh_side_by_side(boot_linux: BootLinux) -> None:
     assert second.run("cat /sys/hypervisor/guest_type") == "PVH\n"
     second.domain.destroy()
     assert first.run("echo still here") == "still here\n"
+
+
+def test_a_disk_on_the_same_backend(runtime_directory: Path, guest_packages: GuestPackages, tmp_path: Path) -> None:
+    """Grants of a PVH guest's frames, mapped by the block backend: what is read and written is what is in the image."""
+    image = tmp_path / "disk.img"
+    content = os.urandom(4 << 20)
+    image.write_bytes(content)
+    module = guest_packages.module("xen-blkfront")
+    ramdisk = Ramdisk(guest_packages.busybox, {"xen-blkfront.ko": module} if module else {}).cached()
+    with linux_host(guest_packages, ramdisk) as boot:
+        guest = boot(type="pvh", disk=[f"{image},raw,xvda,w"])
+        if module:
+            guest.run("insmod /bin/xen-blkfront.ko 2>/dev/null")
+        guest.run("until [ -b /dev/xvda ]; do sleep 0.1; done")
+        assert guest.run("sha256sum </dev/xvda").split()[0] == hashlib.sha256(content).hexdigest()
+        guest.run("echo written | dd of=/dev/xvda bs=512 conv=sync seek=2 2>/dev/null; sync")
+        guest.domain.console.send("poweroff\n")
+        guest.domain.wait("destroyed", 30)
+    assert image.read_bytes()[1024:1032] == b"written\n"

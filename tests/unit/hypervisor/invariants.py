@@ -14,6 +14,7 @@ from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.frame_table import ALLOCATED, L1, L4, NONE, PINNED, SEGMENT_DESCRIPTORS, TYPE_NAMES, WRITABLE, XEN_HEAP
 from pyxen.hypervisor.grant_table import GrantTable, pin_kinds
+from pyxen.hypervisor.hvm.p2m import NO_MEMORY
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.machine_memory import OWNER_NONE, OWNER_XEN
 from pyxen.hypervisor.page_tables import (
@@ -113,11 +114,24 @@ def _domain(expected: Expected, domain: Domain) -> None:
         if vcpu.info_registered:
             assert vcpu.info >> 12 == vcpu.info_frame
             expected.hold(vcpu.info_frame, domain.domid, WRITABLE, f"{name} vcpu_info")
-        if not domain.dying:
+        if not domain.dying and domain.hvm is None:
             assert vcpu.state.cr3 in (vcpu.kernel_root, vcpu.user_root)
     for mfn in domain.event_channels.held_frames():
         expected.hold(mfn, domain.domid, WRITABLE, "the FIFO ABI of event channels")
-    _per_domain_area(expected, domain)
+    if domain.hvm is None:
+        _per_domain_area(expected, domain)
+    else:
+        _physical_map(expected, domain)
+
+
+def _physical_map(expected: Expected, domain: Domain) -> None:
+    """Every entry of an HVM domain's P2M; RAM is at one place, and the machine-to-physical table says which."""
+    assert domain.hvm is not None
+    table = domain.hvm.physical_map
+    for gfn in np.flatnonzero(table._entries != NO_MEMORY).tolist():
+        mfn = table.frame(gfn)
+        expected.hold(mfn, domain.domid, None, f"guest frame {gfn:#x}")
+        assert expected.hypervisor.m2p[mfn] == gfn
 
 
 def _contents(expected: Expected, domain: Domain, mfn: int) -> None:

@@ -1,0 +1,314 @@
+"""HVM domains: their physical memory, parameters, hypercalls, and what becomes of guests that misbehave."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from pyxen.abi import memory, xen
+from pyxen.abi.hvm import hvm_op, params
+from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError, ShutdownReason
+from pyxen.hypervisor.guest_access import GuestFault
+from pyxen.hypervisor.hvm import interrupts, local_apic, msr
+from pyxen.hypervisor.hypervisor import Hypervisor
+from tests.unit.hypervisor import invariants
+from tests.unit.hypervisor.hvm_guest import PAGE, SmallHvmDomain
+from tests.unit.hypervisor.machine import SmallDomain
+
+HOLE = 0x40000000
+
+
+@pytest.fixture
+def hvm(machine: Hypervisor) -> SmallHvmDomain:
+    return SmallHvmDomain(machine)
+
+
+def add(hvm: SmallHvmDomain, space: int, index: int, gfn: int, size: int = 0, domid: int = DOMID_SELF) -> int:
+    argument = hvm.put("HHIQQ", domid, size, space, index, gfn)
+    return hvm.call(xen.HYPERVISOR_memory_op, memory.XENMEM_add_to_physmap, argument)
+
+
+def reservation(hvm: SmallHvmDomain, command: int, gfns: list[int], order: int = 0) -> int:
+    where = hvm.put(f"{len(gfns)}Q", *gfns, at=0x800)
+    return hvm.call(xen.HYPERVISOR_memory_op, command, hvm.put("QQIIH6x", where, len(gfns), order, 0, DOMID_SELF))
+
+
+# -- physical memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_shared_info_replaces_what_was_there(hvm: SmallHvmDomain) -> None:
+    owned = hvm.domain.total_pages
+    assert add(hvm, memory.XENMAPSPACE_shared_info, 0, 5) == 0
+    assert hvm.domain.total_pages == owned - 1
+    assert hvm.container.physical_map.frame(5) == hvm.domain.shared_info >> 12
+    invariants.check(hvm.hypervisor)
+    # To another place: it goes from the first.
+    assert add(hvm, memory.XENMAPSPACE_shared_info, 0, 0x50000) == 0
+    with pytest.raises(GuestFault):
+        hvm.read(5 * PAGE, 1)
+
+
+def test_the_page_of_the_argument_may_go(hvm: SmallHvmDomain) -> None:
+    assert add(hvm, memory.XENMAPSPACE_shared_info, 0, 0) == 0
+    assert hvm.read(0, PAGE) == hvm.hypervisor.memory.page(hvm.domain.shared_info >> 12).tobytes()
+
+
+def test_grant_frames_until_there_are_no_more(machine: Hypervisor) -> None:
+    hvm = SmallHvmDomain(machine, max_grant_frames=4)
+    assert [add(hvm, memory.XENMAPSPACE_grant_table, index, 0x60000 + index) for index in range(6)] == [0] * 4 + [-errno.EINVAL] * 2
+    assert add(hvm, memory.XENMAPSPACE_grant_table, 1 << 31, 0x60010) == -errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("space", "index", "gfn", "answer"),
+    [
+        (memory.XENMAPSPACE_gmfn, 3, 0x70000, 0),
+        (memory.XENMAPSPACE_gmfn, 0x9999, 0x70000, -errno.EINVAL),
+        (memory.XENMAPSPACE_gmfn, 3, 1 << 24, -errno.EINVAL),
+        (memory.XENMAPSPACE_gmfn, 3, (1 << 64) - 1, -errno.EINVAL),
+        (memory.XENMAPSPACE_gmfn_foreign, 0, 0x70000, -errno.EPERM),
+        (memory.XENMAPSPACE_dev_mmio, 0, 0x70000, -errno.EPERM),
+        (memory.XENMAPSPACE_shared_info, 1, 0x70000, -errno.EINVAL),
+    ],
+)
+def test_places(hvm: SmallHvmDomain, space: int, index: int, gfn: int, answer: int) -> None:
+    hvm.write(3 * PAGE, b"three")
+    assert add(hvm, space, index, gfn) == answer
+    if not answer:
+        assert hvm.read(gfn * PAGE, 5) == b"three"
+        with pytest.raises(GuestFault):
+            hvm.read(3 * PAGE, 1)
+
+
+def test_not_those_of_others(hvm: SmallHvmDomain) -> None:
+    other = SmallHvmDomain(hvm.hypervisor)
+    assert add(hvm, memory.XENMAPSPACE_gmfn, 0, 0x70000, domid=other.domid) == -errno.EPERM
+    assert add(hvm, memory.XENMAPSPACE_gmfn, 0, 0x70000, domid=77) == -errno.ESRCH
+
+
+def test_a_range(hvm: SmallHvmDomain) -> None:
+    assert add(hvm, memory.XENMAPSPACE_gmfn_range, 8, 0x70000, size=8) == 0
+    assert [hvm.container.physical_map.frame(0x70000 + index) for index in range(8)] == hvm.mfns[8:16]
+
+
+def test_a_batch_says_what_became_of_each(hvm: SmallHvmDomain) -> None:
+    indices, gfns, errors = hvm.put("3Q", 0, 70, 2, at=0x400), hvm.put("3Q", 0x70000, 0x70001, 0x70002, at=0x500), 0x600
+    argument = hvm.put("HHHHQQQ", DOMID_SELF, memory.XENMAPSPACE_gmfn, 3, 0, indices, gfns, errors, at=0x1000)
+    # Page 0, with the lists in it, moves away under the call.
+    assert hvm.call(xen.HYPERVISOR_memory_op, memory.XENMEM_add_to_physmap_batch, argument) == -errno.EFAULT
+    assert hvm.read(0x70000 * PAGE + 0x400, 8) == bytes(8)
+    for at in (indices, gfns):
+        hvm.put("3Q", *((9, 70, 11) if at == indices else (0x70005, 0x70006, 0x70007)), at=0x2000 + at)
+    argument = hvm.put("HHHHQQQ", DOMID_SELF, memory.XENMAPSPACE_gmfn, 3, 0, 0x2000 + indices, 0x2000 + gfns, 0x2000 + errors, at=0x1000)
+    assert hvm.call(xen.HYPERVISOR_memory_op, memory.XENMEM_add_to_physmap_batch, argument) == 0
+    assert hvm.get("3i", at=0x2000 + errors) == (0, -errno.EINVAL, 0)
+
+
+def test_remove_and_populate(hvm: SmallHvmDomain) -> None:
+    argument = hvm.put("H6xQ", DOMID_SELF, 9)
+    assert hvm.call(xen.HYPERVISOR_memory_op, memory.XENMEM_remove_from_physmap, argument) == 0
+    assert hvm.call(xen.HYPERVISOR_memory_op, memory.XENMEM_remove_from_physmap, argument) == -errno.EINVAL
+    assert reservation(hvm, memory.XENMEM_populate_physmap, [9, 0x80000, 10, 0x80001]) == 2, "there is memory at page 10"
+    assert hvm.read(9 * PAGE, 8) == bytes(8)
+    assert reservation(hvm, memory.XENMEM_populate_physmap, [0x80010], order=3) == 1
+    assert hvm.read(0x80017 * PAGE, 8) == bytes(8)
+
+
+def test_what_is_taken_back_is_free(hvm: SmallHvmDomain) -> None:
+    free, owned = hvm.hypervisor.memory.free_frames, hvm.domain.total_pages
+    assert reservation(hvm, memory.XENMEM_decrease_reservation, [20, 21, 22, 0x9999, 23]) == 3
+    assert (hvm.hypervisor.memory.free_frames, hvm.domain.total_pages) == (free + 3, owned - 3)
+    with pytest.raises(GuestFault):
+        hvm.read(20 * PAGE, 1)
+
+
+def test_frames_in_use_are_not_freed(hvm: SmallHvmDomain) -> None:
+    """vcpu_info stays where it is when its page leaves the guest's memory."""
+    argument = hvm.put("QII", 30, 64, 0)
+    assert hvm.call(xen.HYPERVISOR_vcpu_op, 10, 0, argument) == 0
+    assert reservation(hvm, memory.XENMEM_decrease_reservation, [30]) == 1
+    assert hvm.vcpu.info >> 12 == hvm.mfns[30]
+    assert hvm.hypervisor.memory.owner[hvm.mfns[30]] == hvm.domid
+
+
+def test_domain_0_can_not_put_two_frames_at_one_place(hvm: SmallHvmDomain) -> None:
+    import numpy as np
+
+    for gfns in ([200, 200], [5], [1 << 24]):
+        with pytest.raises(HypercallError):
+            hvm.dom0.populate_guest_frames(hvm.domid, np.array(gfns, dtype=np.uint64))
+
+
+# -- hypercalls ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 8, 9, 10, 14, 22, 23, 25, 26, 28, 30])
+def test_what_only_pv_guests_have(hvm: SmallHvmDomain, number: int) -> None:
+    assert hvm.call(number) == -errno.ENOSYS
+
+
+def test_pv_guests_have_no_hvm_op(guest: SmallDomain) -> None:
+    assert guest.call(xen.HYPERVISOR_hvm_op, hvm_op.HVMOP_get_time, guest.at(0)) == -errno.ENOSYS
+
+
+def parameter(hvm: SmallHvmDomain, command: int, index: int, value: int = 0, domid: int = DOMID_SELF) -> int:
+    return hvm.call(xen.HYPERVISOR_hvm_op, command, hvm.put("H2xIQ", domid, index, value))
+
+
+def test_parameters(hvm: SmallHvmDomain) -> None:
+    hvm.dom0.set_hvm_parameter(hvm.domid, params.HVM_PARAM_STORE_PFN, 0xFEFFC)
+    assert parameter(hvm, hvm_op.HVMOP_get_param, params.HVM_PARAM_STORE_PFN) == 0
+    assert hvm.get("8xQ") == (0xFEFFC,)
+    assert parameter(hvm, hvm_op.HVMOP_set_param, params.HVM_PARAM_STORE_PFN, 1) == -errno.EPERM
+    assert parameter(hvm, hvm_op.HVMOP_set_param, params.HVM_NR_PARAMS) == -errno.EINVAL
+    assert parameter(hvm, hvm_op.HVMOP_get_param, 0xFFFFFFFF) == -errno.EINVAL
+    assert parameter(hvm, hvm_op.HVMOP_get_param, 0, domid=0) == -errno.EPERM
+    assert hvm.call(xen.HYPERVISOR_hvm_op, 99, 0) == -errno.ENOSYS
+
+
+@pytest.mark.parametrize(("via", "vector"), [(0xF3, 0xF3), (0xF, 0), (0, 0)])
+def test_the_callback_vector(hvm: SmallHvmDomain, via: int, vector: int) -> None:
+    assert parameter(hvm, hvm_op.HVMOP_set_param, params.HVM_PARAM_CALLBACK_IRQ, 2 << 56 | via) == 0
+    with hvm.hypervisor.lock:
+        hvm.vcpu.octets[hvm.vcpu.info] = 1
+        assert interrupts.pending_vector(hvm.vcpu) == (vector or None)
+
+
+def test_the_upcall_vector_is_no_exception(hvm: SmallHvmDomain) -> None:
+    for vcpu, vector, answer in ((0, 15, -errno.EINVAL), (1, 0x40, -errno.ENOENT), (0, 0x40, 0)):
+        assert hvm.call(xen.HYPERVISOR_hvm_op, hvm_op.HVMOP_set_evtchn_upcall_vector, hvm.put("IB", vcpu, vector)) == answer
+
+
+# -- processors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("register", "value"),
+    [
+        (0x12345, 0),
+        (msr.MSR_EFER, 1 << 12),
+        (msr.MSR_LSTAR, 1 << 47),
+        (msr.MSR_PAT, 2),
+        (msr.MSR_APIC_BASE, 0x1000 | 1 << 11 | 1 << 8),
+        (msr.MSR_HYPERCALL_PAGE, HOLE),
+        (msr.MSR_HYPERCALL_PAGE, 0x1001),
+        (0x80B, 0),  # x2APIC registers while it is no x2APIC
+        (msr.MSR_SPEC_CTRL, 8),
+    ],
+)
+def test_reserved_bits_and_registers_are_faults(hvm: SmallHvmDomain, register: int, value: int) -> None:
+    with hvm.hypervisor.lock:
+        assert not msr.write(hvm.vcpu, register, value)
+
+
+def test_the_hypercall_page(hvm: SmallHvmDomain) -> None:
+    with hvm.hypervisor.lock:
+        assert msr.write(hvm.vcpu, msr.MSR_HYPERCALL_PAGE, 7 * PAGE)
+    stub = hvm.read(7 * PAGE + 32 * 17, 9)
+    assert stub[:5] == b"\xb8" + struct.pack("<I", 17) and stub[5:8] in (b"\x0f\x01\xc1", b"\x0f\x01\xd9") and stub[8] == 0xC3
+
+
+def test_priorities_of_the_local_apic(machine: Hypervisor) -> None:
+    vcpu = SmallHvmDomain(machine).vcpu
+    apic = vcpu.local_apic
+    with machine.lock:
+        apic.request(0x40)
+        assert apic.pending() is None, "it is off by software"
+        apic.write(local_apic.SVR, 0x1FF)
+        for vector in (0x40, 0x45, 0x62, 3):
+            apic.request(vector)
+        assert apic.read(local_apic.ESR) == local_apic.ESR_ILLEGAL_VECTOR
+        assert apic.pending() == 0x62
+        apic.acknowledge(0x62)
+        assert apic.pending() is None, "of a lower class"
+        apic.request(0x70)
+        assert apic.pending() == 0x70
+        apic.write(local_apic.TPR, 0x70)
+        assert apic.pending() is None
+        apic.write(local_apic.TPR, 0)
+        apic.requests &= ~(1 << 0x70)
+        apic.write(local_apic.EOI, 0)
+        assert apic.pending() == 0x45
+
+
+def test_interrupts_to_others(machine: Hypervisor) -> None:
+    hvm = SmallHvmDomain(machine, vcpus=3)
+    apics = [vcpu.local_apic for vcpu in hvm.vcpu.siblings()]
+    with machine.lock:
+        for apic in apics:
+            apic.write(local_apic.SVR, 0x1FF)
+        apics[0].write(local_apic.ICR_HIGH, 2 << 24)  # vCPU 1
+        apics[0].write(local_apic.ICR, 0x50)
+        apics[0].write(local_apic.ICR, 3 << 18 | 0x51)  # all but itself
+        apics[0].write(local_apic.ICR, 1 << 18 | 0x52)  # itself
+        assert [[vector for vector in (0x50, 0x51, 0x52) if apic.requests >> vector & 1] for apic in apics] == [
+            [0x52],
+            [0x50, 0x51],
+            [0x51],
+        ]
+        apics[0].write(local_apic.ICR, 0x4500)  # INIT
+        apics[0].write(local_apic.ICR, 0x4608)  # start at 0x8000
+    target = hvm.vcpu.siblings()[1]
+    assert target.online and not hvm.vcpu.siblings()[2].online
+    assert (target.state.segs[1].base, target.state.segs[1].selector) == (0x8000, 0x800)
+
+
+# -- guests that misbehave ------------------------------------------------------------------------------------------------------
+
+LOAD_HOLE = b"\xa1" + struct.pack("<I", HOLE)  # mov eax,[HOLE]
+STORE = b"\xa3" + struct.pack("<I", 0x3000)  # mov [0x3000],eax
+HALT = b"\xf4"
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        pytest.param(HALT, "HLT with interrupts off", id="halt"),
+        pytest.param(b"\x0f\x0b", "triple fault", id="no handlers"),
+        pytest.param(b"\xb8" + struct.pack("<I", HOLE) + b"\xff\xe0", "code is fetched from it", id="jump to no memory"),
+        pytest.param(
+            b"\xb8\x00\xb0\xad\xde\x0f\x22\xd8\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0\x90\x90",
+            "0xdeadb",
+            id="page tables in no memory",
+        ),
+        pytest.param(b"\xb9\x45\x23\x01\x00\x0f\x30", "triple fault", id="wrmsr of nothing"),
+        pytest.param(b"\x0f\xbc\x05" + struct.pack("<I", HOLE), "bsf eax, dword ptr [0x40000000] is not emulated", id="bsf of no memory"),
+    ],
+)
+def test_it_crashes_alone(machine: Hypervisor, code: bytes, cause: str) -> None:
+    other = SmallHvmDomain(machine)
+    info = SmallHvmDomain(machine).run(code)
+    assert info.shutdown_reason is ShutdownReason.CRASH
+    assert cause in info.crash_cause
+    assert not other.dom0.domain_info(other.domid).shutdown
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        pytest.param(LOAD_HOLE, 0xFFFFFFFF, id="no memory"),
+        pytest.param(b"\xa1\x30\x00\xe0\xfe", local_apic.VERSION_VALUE, id="version of the local APIC"),
+        pytest.param(b"\x0f\xb6\x05" + struct.pack("<I", HOLE), 0xFF, id="movzx"),
+        pytest.param(b"\x31\xc0\x33\x05" + struct.pack("<I", HOLE), 0xFFFFFFFF, id="xor"),
+        pytest.param(b"\x31\xc0\x66\xba\x42\x00\xec", 0xFF, id="in al,dx"),
+        pytest.param(b"\xb8\xff\x01\x00\x00\xa3\xf0\x00\xe0\xfe\xa1\xf0\x00\xe0\xfe", 0x1FF, id="write to the local APIC"),
+        pytest.param(b"\xb8\x01\x00\x00\x00\x0f\x01\xc1", -errno.ENOSYS & 0xFFFFFFFF, id="a hypercall of 32-bit code"),
+    ],
+)
+def test_what_a_guest_reads(machine: Hypervisor, code: bytes, value: int) -> None:
+    hvm = SmallHvmDomain(machine)
+    hvm.run(code + STORE + HALT)
+    assert hvm.get("I", at=0x3000) == (value,)
+
+
+def test_interrupts_to_itself_without_end(machine: Hypervisor) -> None:
+    """A guest that sends itself interrupts can be destroyed all the same."""
+    hvm = SmallHvmDomain(machine)
+    # mov dword [0xfee000f0],0x1ff; 1: mov dword [0xfee00300],0x40040; jmp 1b
+    hvm.write(0x1000, bytes.fromhex("c705f000e0feff010000 c7050003e0fe40000400 ebf4"))
+    hvm.dom0.set_hvm_context(hvm.domid, 0x1000, 0)
+    hvm.dom0.unpause_domain(hvm.domid)
+    hvm.dom0.pause_domain(hvm.domid)
+    assert not hvm.dom0.domain_info(hvm.domid).shutdown
