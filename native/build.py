@@ -30,6 +30,7 @@ LIBRARY = "libpyxen-engine.so"
 
 HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h")
 SOURCES = (
+    "pyxen_access.c",
     "pyxen_atomic.c",
     "pyxen_cpu.c",
     "pyxen_code.c",

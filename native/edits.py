@@ -35,7 +35,8 @@ EDITS: tuple[Edit, ...] = (
         "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_decode.c\n"
         "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
         "    qemu/target/i386/pyxen_gate.c\n"
-        "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_physical.c\n",
+        "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_physical.c\n"
+        "    qemu/target/i386/pyxen_access.c\n",
     ),
     Edit(
         "src/include/uc_priv.h",
@@ -45,7 +46,9 @@ EDITS: tuple[Edit, ...] = (
         "    struct pyxen_cpu *pyxen;\n"
         "    MemoryRegion *pyxen_ram; /* the only region, at physical address 0 */\n"
         "    uint64_t pyxen_ram_bytes;\n"
-        "    void *pyxen_stop_label; /* of the block being translated */\n",
+        "    void *pyxen_stop_label; /* of the block being translated */\n"
+        "    int pyxen_segment;      /* that the address being translated goes through, if it is to be checked; or -1 */\n"
+        "    int pyxen_alignment;    /* MO_ALIGN in a block that checks it */\n",
     ),
     Edit(
         I386 + "cpu.h",
@@ -63,6 +66,7 @@ EDITS: tuple[Edit, ...] = (
         "DEF_HELPER_4(pyxen_io, void, env, i32, i32, i32)\n"
         "DEF_HELPER_2(pyxen_rep_movs, void, env, i32)\n"
         "DEF_HELPER_2(pyxen_rep_stos, void, env, i32)\n"
+        "DEF_HELPER_3(pyxen_check_segment, void, env, tl, i32)\n"
         "DEF_HELPER_1(pyxen_sse_begin, void, env)\n"
         "DEF_HELPER_1(pyxen_sse_end, void, env)\n",
     ),
@@ -485,7 +489,7 @@ EDITS: tuple[Edit, ...] = (
         "REP MOVS in 64-bit code goes by the page.",
         "            gen_repz_movs(s, ot, pc_start - s->cs_base, s->pc - s->cs_base);\n",
         BEFORE,
-        "            if (CODE64(s) && s->aflag == MO_64 && s->override < 0 && !s->tf) {\n"
+        "            if (CODE64(s) && s->aflag == MO_64 && s->override < 0 && !s->tf && !s->uc->pyxen_alignment) {\n"
         "                gen_helper_pyxen_rep_movs(tcg_ctx, tcg_ctx->cpu_env, tcg_const_i32(tcg_ctx, ot));\n"
         "            }\n",
     ),
@@ -494,7 +498,7 @@ EDITS: tuple[Edit, ...] = (
         "REP STOS, likewise.",
         "            gen_repz_stos(s, ot, pc_start - s->cs_base, s->pc - s->cs_base);\n",
         BEFORE,
-        "            if (CODE64(s) && s->aflag == MO_64 && !s->tf) {\n"
+        "            if (CODE64(s) && s->aflag == MO_64 && !s->tf && !s->uc->pyxen_alignment) {\n"
         "                gen_helper_pyxen_rep_stos(tcg_ctx, tcg_ctx->cpu_env, tcg_const_i32(tcg_ctx, ot));\n"
         "            }\n",
     ),
@@ -658,6 +662,166 @@ EDITS: tuple[Edit, ...] = (
         AFTER,
         "    __builtin_ia32_lfence();\n",
     ),
+    Edit(
+        I386 + "cc_helper.c",
+        "PUSHF stores neither VM nor RF.",
+        "target_ulong helper_read_eflags(CPUX86State *env)\n{\n",
+        AFTER,
+        "    return cpu_compute_eflags(env) & ~(target_ulong)(VM_MASK | RF_MASK);\n",
+    ),
+    # ------------------------------------------------------------------ segments and alignment
+    Edit(
+        I386 + "cpu.h",
+        "Which segments are not flat follows every load of one.",
+        "                       ~(HF_SS32_MASK | HF_ADDSEG_MASK)) | new_hflags;\n    }\n",
+        AFTER,
+        "    pyxen_segments_changed(env);\n",
+    ),
+    Edit(
+        I386 + "cpu.h",
+        "Blocks that check alignment are others than those that do not.",
+        "        (env->eflags & (IOPL_MASK | TF_MASK | RF_MASK | VM_MASK | AC_MASK));\n",
+        AFTER,
+        "    if (unlikely(env->eflags & AC_MASK) && pyxen_checks_alignment(env)) {\n        *flags |= PYXEN_HF_ALIGNED;\n    }\n",
+    ),
+    Edit(
+        I386 + "cpu.c",
+        "What a misaligned access does then.",
+        "    cc->debug_excp_handler = breakpoint_handler;\n",
+        AFTER,
+        "    cc->do_unaligned_access = pyxen_unaligned_access;\n",
+    ),
+    Edit(
+        I386 + "cpu.c",
+        "Likewise.",
+        "static void x86_cpu_common_class_init(",
+        BEFORE,
+        "void pyxen_unaligned_access(CPUState *cs, vaddr address, MMUAccessType access, int mmu_idx, uintptr_t retaddr);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "What a block checks is decided when its translation begins.",
+        "    dc->flags = flags;\n",
+        AFTER,
+        "    cpu->uc->pyxen_alignment = flags & PYXEN_HF_ALIGNED ? MO_ALIGN : 0;\n    cpu->uc->pyxen_segment = -1;\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "A checked segment lasts for an instruction.",
+        "    dc->prev_pc = dc->base.pc_next - dc->cs_base;\n",
+        AFTER,
+        "    dc->uc->pyxen_segment = -1;\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Every load of a segment may change what is checked; in 64-bit code, nothing is.",
+        "        if (seg_reg == R_SS || (s->code32 && seg_reg < R_FS)) {\n",
+        REPLACE,
+        "        if (seg_reg == R_SS || (s->code32 && seg_reg < R_FS) || !CODE64(s)) {\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Addresses go through a segment: upstream adds its base only.",
+        "static void gen_lea_v_seg(DisasContext *s, MemOp aflag, TCGv a0,\n",
+        REPLACE,
+        "static void pyxen_lea_v_seg(DisasContext *s, MemOp aflag, TCGv a0,\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "The first octet is checked with the address, for instructions that leave their accesses to a helper; all of it with each access.",
+        "static inline void gen_string_movl_A0_ESI(DisasContext *s)\n",
+        BEFORE,
+        "void pyxen_check_access(TCGContext *tcg_ctx, TCGv address, unsigned size, bool write)\n"
+        "{\n"
+        "    int segment = tcg_ctx->uc->pyxen_segment;\n"
+        "\n"
+        "    if (unlikely(segment >= 0)) {\n"
+        "        TCGv_i32 access = tcg_const_i32(tcg_ctx, segment | size << 8 | write << 16);\n"
+        "\n"
+        "        gen_helper_pyxen_check_segment(tcg_ctx, tcg_ctx->cpu_env, address, access);\n"
+        "        tcg_temp_free_i32(tcg_ctx, access);\n"
+        "    }\n"
+        "}\n"
+        "\n"
+        "static void gen_lea_v_seg(DisasContext *s, MemOp aflag, TCGv a0, int def_seg, int ovr_seg)\n"
+        "{\n"
+        "    int segment = ovr_seg >= 0 ? ovr_seg : def_seg;\n"
+        "\n"
+        "    pyxen_lea_v_seg(s, aflag, a0, def_seg, ovr_seg);\n"
+        "    s->uc->pyxen_segment = segment >= 0 && pyxen_segment_is_checked(s->uc->cpu->env_ptr, s->flags, segment) ? segment : -1;\n"
+        "    pyxen_check_access(s->uc->tcg_ctx, s->A0, 1, false);\n"
+        "}\n"
+        "\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Code beyond the limit of CS is not executed.",
+        "    if (unlikely(s->pc - s->pc_start > X86_MAX_INSN_LENGTH)) {\n",
+        BEFORE,
+        "    if (unlikely(s->flags & PYXEN_HF_LIMITED_CODE) &&\n"
+        "        (uint32_t)(s->pc - 1 - s->cs_base) > ((CPUX86State *)s->uc->cpu->env_ptr)->segs[R_CS].limit) {\n"
+        "        siglongjmp(s->jmpbuf, 1);\n"
+        "    }\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "The checks themselves, in x86_64's translate.c.",
+        "static inline MemOp tcg_canonicalize_memop(MemOp op, bool is64, bool st)\n",
+        BEFORE,
+        "void pyxen_check_access(TCGContext *tcg_ctx, TCGv address, unsigned size, bool write);\n\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "Loads and stores of up to 32 bits.",
+        "static void gen_ldst_i32(TCGContext *tcg_ctx, TCGOpcode opc, TCGv_i32 val, TCGv addr,\n"
+        "                         MemOp memop, TCGArg idx)\n{\n    TCGMemOpIdx oi = make_memop_idx(memop, idx);\n",
+        REPLACE,
+        "static void gen_ldst_i32(TCGContext *tcg_ctx, TCGOpcode opc, TCGv_i32 val, TCGv addr,\n"
+        "                         MemOp memop, TCGArg idx)\n{\n"
+        "    TCGMemOpIdx oi = make_memop_idx(memop | tcg_ctx->uc->pyxen_alignment, idx);\n"
+        "\n"
+        "    pyxen_check_access(tcg_ctx, addr, 1 << (memop & MO_SIZE), opc == INDEX_op_qemu_st_i32);\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "Compare and exchange of up to 32 bits.",
+        "    memop = tcg_canonicalize_memop(memop, 0, 0);\n\n    if (!(tcg_ctx->tb_cflags & CF_PARALLEL)) {\n",
+        BEFORE,
+        "    pyxen_check_access(tcg_ctx, addr, 1 << (memop & MO_SIZE), true);\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "Loads and stores of up to 64 bits.",
+        "static void gen_ldst_i64(TCGContext *tcg_ctx, TCGOpcode opc, TCGv_i64 val, TCGv addr,\n"
+        "                         MemOp memop, TCGArg idx)\n{\n    TCGMemOpIdx oi = make_memop_idx(memop, idx);\n",
+        REPLACE,
+        "static void gen_ldst_i64(TCGContext *tcg_ctx, TCGOpcode opc, TCGv_i64 val, TCGv addr,\n"
+        "                         MemOp memop, TCGArg idx)\n{\n"
+        "    TCGMemOpIdx oi = make_memop_idx(memop | tcg_ctx->uc->pyxen_alignment, idx);\n"
+        "\n"
+        "    pyxen_check_access(tcg_ctx, addr, 1 << (memop & MO_SIZE), opc == INDEX_op_qemu_st_i64);\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "Compare and exchange of up to 64 bits.",
+        "    memop = tcg_canonicalize_memop(memop, 1, 0);\n\n    if (!(tcg_ctx->tb_cflags & CF_PARALLEL)) {\n",
+        BEFORE,
+        "    pyxen_check_access(tcg_ctx, addr, 1 << (memop & MO_SIZE), true);\n",
+    ),
+    Edit(
+        "src/qemu/tcg/tcg-op.c",
+        "Other locked operations, of up to 32 bits.",
+        "    memop = tcg_canonicalize_memop(memop, 0, 0);\n\n    gen = table[memop & (MO_SIZE | MO_BSWAP)];\n",
+        BEFORE,
+        "    pyxen_check_access(tcg_ctx, addr, 1 << (memop & MO_SIZE), true);\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "The alignment of locked operations, for which blocks have no flag.",
+        "    int a_bits = get_alignment_bits(mop);\n",
+        REPLACE,
+        "    int a_bits = unlikely(pyxen_checks_alignment(env)) ? mop & MO_SIZE : get_alignment_bits(mop);\n",
+    ),
     # ------------------------------------------------------------------ addresses
     Edit(
         I386 + "excp_helper.c",
@@ -687,7 +851,23 @@ EDITS: tuple[Edit, ...] = (
         "    tcg_gen_qemu_st_i64(pyxen_tcg, s->tmp1_i64, s->A0, s->mem_index, MO_LEQ);\n"
         "    return;\n",
     ),
+    Edit(
+        I386 + "seg_helper.c",
+        "A far call beyond the limit of its segment is #GP(0); upstream gives the selector.",
+        "                raise_exception_err_ra(env, EXCP0D_GPF, new_cs & 0xfffc, GETPC());\n            }\n"
+        "            /* from this point, not restartable */\n",
+        BEFORE,
+        "                raise_exception_err_ra(env, EXCP0D_GPF, 0, GETPC());\n",
+    ),
     # ------------------------------------------------------------------ no guest ends the process
+    Edit(
+        "src/qemu/include/tcg/tcg.h",
+        "Some instructions take temporaries that upstream's translation does not give back, and nothing counts them: a block of some "
+        "hundred such instructions wrote beyond their array. A block ends when half of them are taken.",
+        "static inline bool tcg_op_buf_full(TCGContext *tcg_ctx)\n{\n",
+        AFTER,
+        "    if (unlikely(tcg_ctx->nb_temps > TCG_MAX_TEMPS / 2)) {\n        return true;\n    }\n",
+    ),
     Edit(
         I386 + "seg_helper.c",
         "A task-state segment that is not there is the guest's fault; upstream aborts the process.",

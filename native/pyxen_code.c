@@ -29,6 +29,7 @@ PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t byte
     if (!m) {
         return NULL;
     }
+    m->references = 1;
     m->memory = memory;
     m->bytes = bytes;
     m->frames = bytes >> TARGET_PAGE_BITS;
@@ -45,6 +46,20 @@ PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t byte
 
 PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *m)
 {
+    pyxen_machine_put(m);
+}
+
+void pyxen_machine_put(struct pyxen_machine *m)
+{
+    if (__atomic_sub_fetch(&m->references, 1, __ATOMIC_ACQ_REL) != 0) {
+        return;
+    }
+    while (m->dead) {
+        struct pyxen_cpu *p = m->dead;
+
+        m->dead = p->next_dead;
+        free(p);
+    }
     pthread_mutex_destroy(&m->question_lock);
     pthread_mutex_destroy(&m->lock);
     free(m->code_holders);

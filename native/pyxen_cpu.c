@@ -22,6 +22,9 @@
 #include "pyxen_hooks.h"
 #include "pyxen_internal.h"
 
+/* Between two looks whether a CPU has left the guest. */
+#define HALT_POLL_US 50
+
 /* An exit is recorded in the block; leave cpu_exec. Above EXCP_INTERRUPT and its neighbours, below nothing. */
 #define EXCP_PYXEN 0x10100
 
@@ -111,6 +114,7 @@ void pyxen_update_hflags(CPUX86State *env, uint32_t cpl)
         }
     }
     env->hflags = h;
+    pyxen_segments_changed(env);
 }
 
 static void load_debug(struct pyxen_cpu *p, CPUX86State *env)
@@ -534,6 +538,11 @@ bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
         *last_tb = NULL; /* may be about to be dropped: no jump is to be patched into it */
         pyxen_do_work(p);
     }
+    if (unlikely(requests & PYXEN_REQUEST_DROP_CODE)) {
+        __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_DROP_CODE, __ATOMIC_SEQ_CST);
+        *last_tb = NULL;
+        tb_flush(cs);
+    }
     if ((requests & PYXEN_REQUEST_TRAP) && pyxen_debug_trap(p)) {
         if (p->watch_hits) {
             *last_tb = NULL; /* no jump past our look after the next instruction */
@@ -661,6 +670,7 @@ PYXEN_EXPORT struct pyxen_cpu *pyxen_cpu_new(struct pyxen_machine *machine, stru
         return NULL;
     }
     p->machine = machine;
+    __atomic_add_fetch(&machine->references, 1, __ATOMIC_RELAXED);
     p->state = state;
     p->deprivileged = flags & PYXEN_CPU_DEPRIVILEGED;
     p->exit_on_cpuid = flags & PYXEN_CPU_EXIT_ON_CPUID;
@@ -682,9 +692,22 @@ PYXEN_EXPORT struct pyxen_cpu *pyxen_cpu_new(struct pyxen_machine *machine, stru
     return p;
 }
 
+/* From any thread, also while it runs: it leaves the guest, and no run enters it again. Returns when it has left. */
+PYXEN_EXPORT void pyxen_cpu_halt(struct pyxen_cpu *p)
+{
+    __atomic_store_n(&p->halted, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&p->entered, __ATOMIC_SEQ_CST)) {
+        pyxen_request(p, PYXEN_REQUEST_KICK);
+        usleep(HALT_POLL_US);
+    }
+}
+
 PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *p)
 {
-    pyxen_machine_remove(p->machine, p);
+    struct pyxen_machine *m = p->machine;
+
+    pyxen_cpu_halt(p);
+    pyxen_machine_remove(m, p);
     if (p->uc) {
         pthread_mutex_lock(&creation_lock);
         pyxen_all_code_dropped(p->uc);
@@ -696,7 +719,11 @@ PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *p)
     free(p->code_frames);
     pthread_mutex_destroy(&p->run_lock);
     pthread_mutex_destroy(&p->work_lock);
-    free(p);
+    pthread_mutex_lock(&m->lock);
+    p->next_dead = m->dead;
+    m->dead = p;
+    pthread_mutex_unlock(&m->lock);
+    pyxen_machine_put(m);
 }
 
 static void set_running(struct pyxen_cpu *p, bool running)
@@ -708,10 +735,19 @@ static void set_running(struct pyxen_cpu *p, bool running)
 
 PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
 {
-    uc_engine *uc = p->uc;
-    CPUState *cs = uc->cpu;
-    CPUX86State *env = cs->env_ptr;
+    uc_engine *uc;
+    CPUState *cs;
+    CPUX86State *env;
+    int reason;
 
+    __atomic_store_n(&p->entered, 1, __ATOMIC_SEQ_CST);
+    if (unlikely(__atomic_load_n(&p->halted, __ATOMIC_SEQ_CST))) {
+        __atomic_store_n(&p->entered, 0, __ATOMIC_SEQ_CST);
+        return PYXEN_EXIT_KICK; /* of the rest, nothing may be there any more */
+    }
+    uc = p->uc;
+    cs = uc->cpu;
+    env = cs->env_ptr;
     set_running(p, true);
     load_block(p, env);
     do {
@@ -734,7 +770,9 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
     }
     set_running(p, false);
     store_block(p, env);
-    return p->state->exit_reason;
+    reason = p->state->exit_reason;
+    __atomic_store_n(&p->entered, 0, __ATOMIC_RELEASE);
+    return reason;
 }
 
 void pyxen_request(struct pyxen_cpu *p, uint32_t request)

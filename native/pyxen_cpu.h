@@ -34,6 +34,7 @@ PYXEN_EXPORT int pyxen_machine_compare_exchange(struct pyxen_machine *machine, u
 PYXEN_EXPORT struct pyxen_cpu *pyxen_cpu_new(struct pyxen_machine *machine, struct pyxen_state *state, uint32_t flags,
                                              uint32_t code_bytes, int *error);
 PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *cpu);
+PYXEN_EXPORT void pyxen_cpu_halt(struct pyxen_cpu *cpu);
 PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_kick(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_flush_tlb_page(struct pyxen_cpu *cpu, uint64_t address);

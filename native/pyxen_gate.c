@@ -274,7 +274,10 @@ static bool set_segment_base(struct pyxen_gate *g, CPUX86State *env, uint64_t wh
             return false;
         }
         env->segs[R_GS].selector = 0;
+        env->segs[R_GS].limit = 0;
+        env->segs[R_GS].flags = 0;
         g->gs_base_other = 0;
+        pyxen_segments_changed(env);
         return true;
     default:
         return false;

@@ -46,6 +46,16 @@ bool pyxen_at_bytes(struct CPUX86State *env, const uint8_t *wanted, int count);
 #define PYXEN_HF_SSE_CHECKED (1u << 28)
 void pyxen_mxcsr_loaded(struct CPUX86State *env);
 
+/* In hflags, likewise, and only in code that is not 64-bit: CS has a limit; one of DS, ES, SS is not flat; one of FS, GS is not. */
+#define PYXEN_HF_LIMITED_CODE (1u << 30)
+#define PYXEN_HF_CHECKED_DATA (1u << 27)
+#define PYXEN_HF_CHECKED_FS_GS (1u << 31)
+void pyxen_segments_changed(struct CPUX86State *env);
+bool pyxen_segment_is_checked(const struct CPUX86State *env, uint32_t flags, int segment);
+/* In a block's flags only: misaligned accesses fault. */
+#define PYXEN_HF_ALIGNED (1u << 29)
+bool pyxen_checks_alignment(const struct CPUX86State *env);
+
 /* Physical memory. */
 uint64_t pyxen_physical(struct CPUState *cpu, uint64_t address, int access, int *prot);
 uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);

@@ -17,6 +17,7 @@
 #define PYXEN_REQUEST_WORK 2u      /* other threads have put something into `work` */
 #define PYXEN_REQUEST_TRAP 8u      /* this CPU has made an access that a debug register watches */
 #define PYXEN_REQUEST_INJECT 16u   /* the block asks for an injection or an interrupt window */
+#define PYXEN_REQUEST_DROP_CODE 32u /* what the blocks were translated for is no longer so */
 #define PYXEN_REQUEST_BROADCAST 4u /* this CPU has written to frames that others hold code of */
 
 /* The most vCPUs of one machine. The ids 1..254 fit into the writers' map; the rest share PYXEN_MANY. */
@@ -45,6 +46,8 @@ struct pyxen_machine {
     /* Held by the CPU that wants no unchecked stores to `question_frame` any more, until all that made some have said that they check. */
     pthread_mutex_t question_lock;
     uint64_t question_frame, question; /* atomic; `question` counts them */
+    uint32_t references;    /* atomic: the owner's and each CPU's; a collector may finalise them in any order */
+    struct pyxen_cpu *dead; /* freed ones, under lock: a thread may be about to look whether its CPU is halted */
 };
 
 struct pyxen_cpu {
@@ -53,7 +56,10 @@ struct pyxen_cpu {
     struct pyxen_gate *gate; /* NULL: everything is the hypervisor's */
     struct uc_struct *uc;
     uint32_t requests; /* atomic */
+    uint32_t halted, entered; /* atomic: never to run again; a thread is in pyxen_cpu_run */
+    struct pyxen_cpu *next_dead;
     uint32_t cpl;
+    uint32_t code_limit; /* of CS, in the blocks that were translated with one */
     bool deprivileged, exit_on_cpuid;
     uint8_t id;
     uint32_t watch_hits;  /* DR6 bits of the instruction that is being run alone */
@@ -88,5 +94,6 @@ void pyxen_internal_error(struct CPUX86State *env, uint64_t what, uintptr_t reta
 void pyxen_cpu_reset_fpu(struct pyxen_cpu *p);
 void pyxen_machine_add(struct pyxen_machine *m, struct pyxen_cpu *p);
 void pyxen_machine_remove(struct pyxen_machine *m, struct pyxen_cpu *p);
+void pyxen_machine_put(struct pyxen_machine *m);
 
 #endif

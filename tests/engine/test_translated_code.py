@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from pyxen.engine.interface import ExitReason
 from pyxen.engine.sandbox import CODE, DATA, NO_EXECUTE, PAGE, PRESENT, USER, WRITE, Sandbox
 from pyxen.engine.unicorn_engine import UnicornCpu, UnicornEngine
@@ -189,3 +191,28 @@ def test_a_full_code_buffer_is_emptied(box: Sandbox) -> None:
         assert not box.engine.has_translated_code(FRAME)  # it went with the rest
     finally:
         cpu.close()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "mov fs, eax",
+        "in al, dx",
+        "lar ecx, eax",
+        "mov ecx, fs",
+        "fldz; fstp st(0)",
+        "bsf rcx, rax",
+        "lock cmpxchg [rbx], ecx",
+        "rdfsbase rcx",
+        "pause",
+    ],
+)
+def test_long_blocks_of_greedy_instructions(box: Sandbox, source: str) -> None:
+    """Instructions that take a temporary of the translator's each: it has 512, and must end the block before they are gone."""
+    cpu = box.cpu(assemble(f".rept 700\n{source}\n.endr\nsyscall"), cpl=3)
+    cpu.state.rbx, cpu.state.rflags, cpu.state.cr4 = DATA, cpu.state.rflags | 3 << 12, cpu.state.cr4 | 1 << 16
+    reason = cpu.run()
+    while reason == ExitReason.IO:
+        cpu.state.rip += cpu.state.instruction_length
+        reason = cpu.run()
+    assert reason == ExitReason.SYSCALL

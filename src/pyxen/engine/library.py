@@ -23,6 +23,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_machine_compare_exchange": (c_int, [c_void_p, c_uint64, c_uint64, c_uint64]),
     "pyxen_cpu_new": (c_void_p, [c_void_p, c_void_p, c_uint32, c_uint32, POINTER(c_int)]),
     "pyxen_cpu_free": (None, [c_void_p]),
+    "pyxen_cpu_halt": (None, [c_void_p]),
     "pyxen_cpu_run": (c_int, [c_void_p]),
     "pyxen_cpu_kick": (None, [c_void_p]),
     "pyxen_cpu_flush_tlb_page": (None, [c_void_p, c_uint64]),

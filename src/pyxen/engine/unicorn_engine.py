@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -48,7 +50,7 @@ class UnicornCpu:
     the same under the kernel's and the user's root.
     """
 
-    __slots__ = ("_flush_page", "_handle", "_invalidate", "_kick", "_lock", "_machine", "_quick", "run", "state")
+    __slots__ = ("__weakref__", "_flush_page", "_handle", "_invalidate", "_kick", "_lock", "_machine", "_quick", "run", "state")
 
     #: Runs until the next exit; its ``ExitReason`` value. The bound C function itself, since this is the hottest call there is.
     run: Callable[[], int]
@@ -74,6 +76,7 @@ class UnicornCpu:
             return run(pointer)  # type: ignore[no-any-return]
 
         self.run = run_cpu
+        _open_cpus.add(self)
 
     def kick(self) -> None:
         with self._lock:
@@ -105,6 +108,12 @@ class UnicornCpu:
         if self._quick.pyxen_cpu_write_fpu(self._handle, (ctypes.c_uint8 * FXSAVE_BYTES).from_buffer_copy(image)):
             raise ValueError("the FXSAVE image sets reserved bits of MXCSR")
 
+    def halt(self) -> None:
+        """For the end of the process: leave the guest, wherever its thread is, and never enter it again."""
+        with self._lock:
+            if self._handle:
+                self._quick.pyxen_cpu_halt(self._handle)
+
     def close(self) -> None:
         with self._lock:
             handle, self._handle = self._handle, None
@@ -115,6 +124,17 @@ class UnicornCpu:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self.close()
+
+
+#: All vCPUs that are not closed. Threads in guest code outlive the interpreter's objects, physical memory among them.
+_open_cpus: weakref.WeakSet[UnicornCpu] = weakref.WeakSet()
+
+
+@atexit.register
+def _halt_all() -> None:
+    """Before the interpreter takes its objects apart."""
+    for cpu in list(_open_cpus):
+        cpu.halt()
 
 
 def _closed() -> int:

@@ -108,14 +108,10 @@ def set_segment_base(vcpu: Vcpu, which: int, base: int) -> int:
 
 def _load_user_gs(vcpu: Vcpu, selector: int) -> int:
     """Load GS as user space will have it: its base is the descriptor's; a bad selector loads as null (Xen clears it)."""
-    value = descriptors.descriptor(vcpu, selector | 3) if selector & 0xFFFC else None
+    loaded = descriptors.data_segment(vcpu, selector | 3)
     gs = vcpu.state.segs[GS]
-    if value is not None and value >> 44 & 1 and value >> 47 & 1:
-        gs.selector = selector | 3
-        vcpu.gs_base_other = value >> 16 & 0xFFFFFF | value >> 32 & 0xFF000000
-    else:
-        gs.selector = 0
-        vcpu.gs_base_other = 0
+    gs.selector = selector | 3 if loaded else 0
+    vcpu.gs_base_other, gs.limit, gs.attributes = loaded or descriptors.NULL_SEGMENT
     vcpu.state.dirty |= Dirty.SEGMENTS
     return 0
 

@@ -24,6 +24,10 @@ FIRST_RESERVED_PAGE = 14
 FIRST_RESERVED_ENTRY = FIRST_RESERVED_PAGE * 512
 LAST_GDT_OCTET = (FIRST_RESERVED_PAGE + 1) * 4096 - 1
 MAX_LDT_ENTRIES = 8192
+#: Xen's own entries: what STR and SLDT show (asm/desc.h).
+TSS_SELECTOR, LDT_SELECTOR = 0xE040, 0xE050
+#: What SIDT shows: a table somewhere in Xen's image.
+IDT_BASE, IDT_LIMIT = 0xFFFF_82D0_4060_0000, 0xFFF
 PER_DOMAIN_START = 0xFFFF_8200_0000_0000
 #: Each vCPU has 16 pages for its GDT, then 16 for its LDT.
 PAGES_PER_VCPU = 32
@@ -33,6 +37,7 @@ LDT_PAGES = PAGES_PER_VCPU - LDT_FIRST_PAGE
 _S, _P, _DPL3 = 1 << 12, 1 << 15, 3 << 13
 _LONG, _BIG = 1 << 21, 1 << 22
 Loaded = tuple[int, int, int]  # base, limit, attributes
+NULL_SEGMENT: Loaded = (0, 0, 0)
 
 
 def xen_descriptor_page() -> list[tuple[int, int]]:
@@ -121,7 +126,7 @@ def set_ldt(vcpu: Vcpu, address: int, entries: int) -> None:
     ldt = vcpu.state.ldt
     ldt.base = ldt_base(vcpu) if entries else 0
     ldt.limit = entries * 8 - 1 if entries else 0
-    ldt.selector = 0xE048 if entries else 0
+    ldt.selector = LDT_SELECTOR if entries else 0
     ldt.attributes = 0x8200 if entries else 0
     vcpu.state.dirty |= Dirty.TABLES
 
@@ -229,6 +234,17 @@ def stack_segment(vcpu: Vcpu, selector: int) -> Loaded | None:
     if selector == 0xE02B:
         return 0, 0xFFFFFFFF, DATA_ATTRIBUTES
     return _cached(vcpu, selector, code=False)
+
+
+def data_segment(vcpu: Vcpu, selector: int) -> Loaded | None:
+    """What DS, ES, FS and GS load in ring 3: data, or code that may be read; None for a null selector and where a load would fault."""
+    value = descriptor(vcpu, selector) if selector & 0xFFFC else None
+    if value is None:
+        return None
+    high = value >> 32
+    if high & (_S | _P | _DPL3) != _S | _P | _DPL3 or high & (1 << 11 | 1 << 9) == 1 << 11:
+        return None
+    return _load(value)
 
 
 def is_loadable(value: int, *, code: bool) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pyxen.abi.arch_x86_64 import XEN_LEGACY_MAX_VCPUS
 from pyxen.abi.xen import VMASST_TYPE_architectural_iopl, VMASST_TYPE_writable_pagetables, shared_info, vcpu_info
-from pyxen.engine.interface import Dirty, ExitReason
+from pyxen.engine.interface import DS, ES, FS, GS, Dirty, ExitReason
 from pyxen.hypervisor import descriptors, grant_mapping, maptrack
 from pyxen.hypervisor.address_space import AddressSpaces
 from pyxen.hypervisor.cpuid import CpuidPolicy
@@ -142,8 +142,13 @@ class Domain:
             vcpu.gate.enabled = not self.hypervisor.hooks.watches_hypercalls
         state = vcpu.state
         state.gdt.base, state.gdt.limit = descriptors.gdt_base(vcpu), descriptors.LAST_GDT_OCTET
+        state.idt.base, state.idt.limit = descriptors.IDT_BASE, descriptors.IDT_LIMIT
+        state.tr.selector = descriptors.TSS_SELECTOR
         state.cr0, state.cr4, state.efer = 0x80050033, 0x620, 0xD01
         state.dr[6], state.dr[7] = 0xFFFF0FF0, 0x400
+        for register in (ES, DS, FS, GS):  # null selectors, which 64-bit code does not notice
+            segment = state.segs[register]
+            segment.base, segment.limit, segment.attributes = descriptors.NULL_SEGMENT
         state.dirty = Dirty.ALL
 
     def _build_per_domain_area(self) -> None:

@@ -114,6 +114,10 @@ def _on_invalid_opcode(vcpu: Vcpu, error_code: int) -> None:
     try:
         code = guest_access.read(vcpu, state.rip, 5)
         if code == FORCED_EMULATION_PREFIX and guest_access.read(vcpu, state.rip + 5, 2) == b"\x0f\xa2":
+            if privileged_ops.cpuid_faults(vcpu):
+                state.rip += len(FORCED_EMULATION_PREFIX)
+                traps.inject(vcpu, traps.VECTOR_GP, 0)
+                return
             privileged_ops.execute_cpuid(vcpu)
             privileged_ops.retire(vcpu, 7)
             return
@@ -143,7 +147,10 @@ _FAULTS: dict[int, Callable[[Vcpu, int], None]] = {
 
 
 def on_cpuid(vcpu: Vcpu) -> None:
-    """CPUID executed directly: the policy's answer (CPUID faulting)."""
+    """CPUID executed directly: the policy's answer, or #GP in user space when the guest kernel wants it so (CPUID faulting)."""
+    if privileged_ops.cpuid_faults(vcpu):
+        traps.inject(vcpu, traps.VECTOR_GP, 0)
+        return
     privileged_ops.execute_cpuid(vcpu)
     privileged_ops.retire(vcpu, vcpu.state.instruction_length)
 

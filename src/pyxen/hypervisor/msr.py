@@ -48,7 +48,7 @@ def read(vcpu: Vcpu, register: int) -> int | None:
     if register == MSR_TSC:
         return vcpu.hypervisor.engine.tsc()
     if register == MSR_MISC_FEATURES:
-        return 0
+        return int(vcpu.cpuid_faulting)
     return CONSTANT.get(register)
 
 
@@ -78,5 +78,8 @@ def write(vcpu: Vcpu, register: int, value: int) -> bool:
     if register == MSR_EFER:
         return value == CONSTANT[MSR_EFER]
     if register == MSR_MISC_FEATURES:
-        return not value
+        if value > 1:
+            return False
+        vcpu.cpuid_faulting = bool(value)
+        return True
     return register in IGNORED_WRITES

@@ -71,6 +71,11 @@ def set_task_switched(vcpu: Vcpu, *, on: bool) -> None:
     state.dirty |= Dirty.CONTROL
 
 
+def cpuid_faults(vcpu: Vcpu) -> bool:
+    """Whether the guest kernel has made CPUID #GP for its user space."""
+    return vcpu.cpuid_faulting and not vcpu.kernel_mode
+
+
 def execute_cpuid(vcpu: Vcpu) -> None:
     """The domain's CPUID policy for the leaf in EAX, ECX."""
     state = vcpu.state
@@ -193,6 +198,8 @@ def _rdtscp(vcpu: Vcpu, instruction: Instruction) -> bool:
 
 
 def _cpuid(vcpu: Vcpu, instruction: Instruction) -> bool:
+    if cpuid_faults(vcpu):
+        return False
     execute_cpuid(vcpu)
     return True
 

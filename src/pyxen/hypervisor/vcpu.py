@@ -76,6 +76,7 @@ class Vcpu:
         self.iopl = 0
         self.cr4 = 0
         self.io_bitmap: tuple[int, int] | None = None
+        self.cpuid_faulting = False  # CPUID is #GP for user space (MSR_INTEL_MISC_FEATURES_ENABLES)
         self.emulated_traps = 0  # DR6 bits of the instruction that is being emulated
 
         self.failsafe_callback = 0

@@ -83,9 +83,9 @@ def _load_registers(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
     state.segs[2].selector = regs.ss | 3 if stack else FLAT_KERNEL_SS
     for index, selector in ((0, regs.es), (3, regs.ds), (4, regs.fs), (5, regs.gs)):
         segment = state.segs[index]
-        segment.selector = selector if descriptors.descriptor(vcpu, selector) is not None else 0
-        segment.limit = 0xFFFFFFFF
-        segment.attributes = 0x00CFF300
+        loaded = descriptors.data_segment(vcpu, selector)
+        segment.selector = selector if loaded else 0
+        segment.base, segment.limit, segment.attributes = loaded or descriptors.NULL_SEGMENT
     state.segs[4].base, state.segs[5].base = untrusted.fs_base, untrusted.gs_base_kernel
     vcpu.gs_base_other = untrusted.gs_base_user
     state.dirty |= Dirty.ALL

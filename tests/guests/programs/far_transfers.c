@@ -180,6 +180,7 @@ PROGRAM(far_transfers)
     user_init();
     memcpy(page, low_code, low_code_end - low_code);
     pte_write(user_pte(LOW), make_pte(virt_to_mfn(page), PTE_CODE | PTE_RW | PTE_US));
+    check_equal(segment_load(ds, FLAT_RING3_DS32).kind, KIND_NONE, "DS, which a 64-bit kernel begins without");
     check_low(page, 0);
     check_low(page, 1);
 }

@@ -2,7 +2,7 @@
 #include "guest.h"
 
 USER_CODE(int80, ".code32\n mov $0x11223344, %eax\n push %eax\n pop %ebx\n mov %cs, %ecx\n xor %edx, %edx\n dec %edx\n int $0x80");
-USER_CODE(fault, ".code32\n mov 0x500000, %eax");
+USER_CODE(fault, ".code32\n mov $0xe02b, %eax\n mov %eax, %ds\n mov 0x500000, %eax");
 USER_CODE(fast, ".code32\n mov $7, %eax\n syscall\n nop");
 USER_CODE(enter, ".code32\n mov $9, %eax\n sysenter\n nop");
 
