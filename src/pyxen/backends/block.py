@@ -12,6 +12,7 @@ from pyxen.abi.io.protocols import XEN_IO_PROTO_ABI_NATIVE
 from pyxen.backends.block_image import SECTOR, BlockImage, DiskImage, EmptyDrive
 from pyxen.backends.block_request import MAX_INDIRECT_SEGMENTS
 from pyxen.backends.block_ring import BlockRing, RingLegacy, RingPlace
+from pyxen.backends.block_statistics import BlockStatistics
 from pyxen.backends.block_worker import BlockWorker
 from pyxen.backends.device import BackendDevice, DeviceAddress, DeviceError, Surroundings
 from pyxen.backends.nbd_image import NbdImage
@@ -35,6 +36,7 @@ class BlockDevice(BackendDevice):
         self._image: DiskImage | None = None
         self._rings: list[BlockRing] = []
         self._legacy: list[RingLegacy] = []
+        self.statistics = BlockStatistics()
         self._sectors = 0
         self._medium = ""  #: what the toolstack wants in the drive, whether we have it or not
         self._stop_watch: Callable[[], None] | None = None
@@ -105,7 +107,7 @@ class BlockDevice(BackendDevice):
         if protocol not in ("", XEN_IO_PROTO_ABI_NATIVE):
             raise DeviceError(errno.EINVAL, f"unknown fe protocol {protocol[:40]!a}")
         persistent = bool(self.frontend_number("feature-persistent", 0, 1, 0))
-        worker = BlockWorker(str(self.address), self._image)
+        worker = BlockWorker(str(self.address), self._image, self.statistics)
         places = self._ring_places()
         self._legacy = []
         legacies: Sequence[RingLegacy | None] = self.inheritance if isinstance(self.inheritance, tuple) else (None,) * len(places)

@@ -17,6 +17,7 @@ from pyxen.abi.io.blkif import (
 from pyxen.backends import block_request
 from pyxen.backends.block_image import DiskImage
 from pyxen.backends.block_request import BadRequest, BlockRequest, UnknownOperation
+from pyxen.backends.block_statistics import BlockStatistics
 from pyxen.backends.granted_pages import GrantedPages
 from pyxen.hypervisor.dom0_interface import HypercallError
 
@@ -26,9 +27,10 @@ _logger = logging.getLogger(__name__)
 class BlockWorker:
     """Does what requests ask for. Called on any thread, for any ring of the disk."""
 
-    def __init__(self, name: str, image: DiskImage) -> None:
+    def __init__(self, name: str, image: DiskImage, statistics: BlockStatistics) -> None:
         self._name = name
         self._image = image
+        self._statistics = statistics
         self._told: set[int | None] = set()
 
     def perform(self, request: BlockRequest, pages: GrantedPages) -> int:
@@ -88,6 +90,7 @@ class BlockWorker:
                 # Before the pages are unmapped: whatever was derived from their views would keep them in use.
                 for buffer in buffers:
                     buffer.release()
+        self._statistics.count(sectors, reading=reading)
 
     @staticmethod
     def _segments(request: BlockRequest, pages: GrantedPages) -> bytes:

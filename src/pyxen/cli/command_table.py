@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyxen.cli.command import Command
-from pyxen.cli.xl_commands import block, cpupool, create, life_cycle, listing, machine, memory, network, scheduler, signals, vcpus
+from pyxen.cli.xl_commands import block, cpupool, create, life_cycle, listing, machine, memory, network, scheduler, signals, top, vcpus
 
 _DOMAIN, _HOST, _SCHEDULER, _CPUPOOL, _DEVICE, _OTHER = "domain", "Xen host", "scheduler", "CPU pool", "virtual device", "other"
 
@@ -153,7 +153,21 @@ COMMANDS: tuple[Command, ...] = (
     Command("debug-keys", _HOST, "<Keys>", "Send debug keys to the hypervisor", machine.debug_keys, modifies=True),
     *_absent(_HOST, "changing the hypervisor's parameters at run time", "set-parameters"),
     Command("dmesg", _HOST, "[-c]", "Show the hypervisor's messages", machine.dmesg, "-c, --clear   forget them after showing them"),
-    *_absent(_HOST, "the xentop display", "top"),
+    Command(
+        "top",
+        _HOST,
+        "[options]",
+        "Monitor a host and the domains in real time",
+        top.top,
+        "-d, --delay=SECONDS     between updates, 3 by default\n"
+        "-n, --networks          networks too\n"
+        "-x, --vbds              disks too\n"
+        "-v, --vcpus             vCPUs too\n"
+        "-r, --repeat-header     a header before each domain\n"
+        "-f, --full-name         names in full\n"
+        "-b, --batch             plain text, one table after another\n"
+        "-i, --iterations=N      end after so many",
+    ),
     Command(
         "network-attach",
         _DEVICE,

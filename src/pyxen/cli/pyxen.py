@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 import sys
@@ -16,6 +18,7 @@ from pyxen.cli.console_session import ConsoleEnd
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE, CommandFailed
 from pyxen.cli.guest_run import created_guest
 from pyxen.cli.image_build import image_app
+from pyxen.cli.statistics import View, table
 from pyxen.host.client import Client, connect
 from pyxen.host.protocol import (
     BACKEND_RESTART,
@@ -23,6 +26,7 @@ from pyxen.host.protocol import (
     HOST_LOGS,
     HOST_STATUS,
     HOST_STOP,
+    STATISTICS,
     BackendRestartRequest,
     ErrorKind,
     HostError,
@@ -142,10 +146,23 @@ def _running_host() -> Client | None:
         return None
 
 
+@app.command()
+def stats(as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False) -> int:
+    """Show what each domain uses: CPU time, memory, disks, networks."""
+    with connect() as client:
+        statistics = client.call(STATISTICS, Nothing())
+    if as_json:
+        print(json.dumps(dataclasses.asdict(statistics), indent=2))
+    else:
+        print("\n".join(table(statistics, None, View(networks=True, vbds=True, vcpus=True, full_name=True))))
+    return EXIT_SUCCESS
+
+
 @host_app.command()
 def start(
     memory: Annotated[int | None, typer.Option(min=16, help="Machine memory in MiB.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, max=64, help="Physical CPUs of the machine; this computer's if not given.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="HOST:PORT to serve Prometheus metrics at; nowhere if not given.")] = None,
 ) -> int:
     """Start the host process. Any command that needs it does so too."""
     client = _running_host()
@@ -156,9 +173,11 @@ def start(
             raise CommandFailed(f"a host with {status.memory_bytes >> 20} MiB runs already; stop it first: pyxen host stop")
         if cpus is not None and cpus != status.processors:
             raise CommandFailed(f"a host with {status.processors} CPUs runs already; stop it first: pyxen host stop")
+        if metrics is not None:
+            raise CommandFailed("a host runs already, and its metrics can't be turned on now; stop it first: pyxen host stop")
         print(f"running already, process {status.pid}")
         return EXIT_SUCCESS
-    with connect(memory_bytes=None if memory is None else memory << 20, processors=cpus) as client:
+    with connect(memory_bytes=None if memory is None else memory << 20, processors=cpus, metrics=metrics) as client:
         print(f"started, process {client.call(HOST_STATUS, Nothing()).pid}")
     return EXIT_SUCCESS
 

@@ -11,6 +11,7 @@ import sys
 from pyxen.engine.interface import EngineError
 from pyxen.engine.unicorn_engine import make_engine
 from pyxen.host.machine_size import check_machine_bytes, check_processors, default_machine_bytes
+from pyxen.host.metrics import parse_address
 from pyxen.host.process import HostLock, HostProcess, HostStartError, configure_logging
 from pyxen.host.runtime_directory import RuntimeDirectory, RuntimeDirectoryError
 
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--runtime-dir", required=True, help="the run-time folder")
     parser.add_argument("--memory", type=int, help="machine memory in bytes")
     parser.add_argument("--cpus", type=int, help="number of physical CPUs")
+    parser.add_argument("--metrics", help="HOST:PORT to serve Prometheus metrics at")
     parser.add_argument("--ready-fd", type=int, help="file descriptor to tell readiness on")
     arguments = parser.parse_args()
     readiness = _Readiness(arguments.ready_fd)
@@ -68,11 +70,12 @@ def _serve(arguments: argparse.Namespace, readiness: _Readiness) -> None:
     runtime.prepare()
     memory_bytes = check_machine_bytes(arguments.memory) if arguments.memory is not None else default_machine_bytes()
     processors = None if arguments.cpus is None else check_processors(arguments.cpus)
+    metrics_address = None if arguments.metrics is None else parse_address(arguments.metrics)
     lock = HostLock(runtime)
     try:
         configure_logging(runtime)
         runtime.remove_stale_entries()
-        asyncio.run(HostProcess(runtime, make_engine, memory_bytes, processors).run(lambda: readiness.tell("ready")))
+        asyncio.run(HostProcess(runtime, make_engine, memory_bytes, processors, metrics_address).run(lambda: readiness.tell("ready")))
     finally:
         lock.release()
 

@@ -214,10 +214,12 @@ def connect(
     start: bool = True,
     memory_bytes: int | None = None,
     processors: int | None = None,
+    metrics: str | None = None,
 ) -> Client:
     """Connect to the host of a run-time folder (None: the default one), and start it if it does not run and ``start`` is true.
 
-    ``memory_bytes`` is the machine memory of a host that is started; ``processors`` its number of physical CPUs; None: the defaults.
+    ``memory_bytes`` is the machine memory of a host that is started; ``processors`` its number of physical CPUs; None: the defaults;
+    ``metrics``: HOST:PORT at which it serves Prometheus metrics; None: nowhere.
     Raises ``HostError`` with kind HOST when there is no host or it can't be started.
     """
     runtime = RuntimeDirectory(runtime_directory)
@@ -232,7 +234,7 @@ def connect(
         runtime.prepare()
     except RuntimeDirectoryError as error:
         raise HostError(str(error), ErrorKind.HOST) from None
-    return _start_and_connect(runtime, memory_bytes, processors)
+    return _start_and_connect(runtime, memory_bytes, processors, metrics)
 
 
 def host_is_alive(runtime: RuntimeDirectory) -> bool:
@@ -285,20 +287,20 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _start_and_connect(runtime: RuntimeDirectory, memory_bytes: int | None, processors: int | None) -> Client:
+def _start_and_connect(runtime: RuntimeDirectory, memory_bytes: int | None, processors: int | None, metrics: str | None) -> Client:
     with open(runtime.start_lock, "a", encoding="ascii", opener=_open_private) as lock:
         # Of several clients at once, the first starts the host; the others find it running when the lock is theirs.
         fcntl.flock(lock, fcntl.LOCK_EX)
         stream = _open_socket(runtime)
         if stream is None:
-            _start_host(runtime, memory_bytes, processors)
+            _start_host(runtime, memory_bytes, processors, metrics)
             stream = _open_socket(runtime)
     if stream is None:
         raise HostError(f"the host process ended at once; see {runtime.host_log}", ErrorKind.HOST)
     return Client(runtime, stream)
 
 
-def _start_host(runtime: RuntimeDirectory, memory_bytes: int | None, processors: int | None) -> None:
+def _start_host(runtime: RuntimeDirectory, memory_bytes: int | None, processors: int | None, metrics: str | None) -> None:
     """Start the host detached from us and return when it is ready. Raises ``HostError`` with what the host said."""
     ready_read, ready_write = os.pipe()
     arguments = [sys.executable, "-m", "pyxen.host", "--runtime-dir", str(runtime.path), "--ready-fd", str(ready_write)]
@@ -306,6 +308,8 @@ def _start_host(runtime: RuntimeDirectory, memory_bytes: int | None, processors:
         arguments += ["--memory", str(memory_bytes)]
     if processors is not None:
         arguments += ["--cpus", str(processors)]
+    if metrics is not None:
+        arguments += ["--metrics", metrics]
     try:
         with open(runtime.host_log, "ab", opener=_open_private) as log, contextlib.ExitStack() as cleanup:
             cleanup.callback(os.close, ready_write)

@@ -18,7 +18,7 @@ from pyxen.backends.console import ConsoleBackend
 from pyxen.backends.device import Surroundings
 from pyxen.backends.network import network_backend
 from pyxen.engine.interface import EngineFactory
-from pyxen.host import protocol
+from pyxen.host import metrics, protocol
 from pyxen.host.confinement import ConfinementError, confine
 from pyxen.host.control_server import ControlServer, MethodTable
 from pyxen.host.helper_programs import HostHelperPrograms
@@ -29,6 +29,7 @@ from pyxen.host.package_version import package_version
 from pyxen.host.runtime_directory import RuntimeDirectory
 from pyxen.host.scheduling_service import SchedulingService
 from pyxen.host.service import HostService, describe_fault
+from pyxen.host.statistics import StatisticsService
 from pyxen.host.trace_stream import TraceStreams
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.cpu_pools import CpuPools
@@ -80,11 +81,19 @@ class HostLock:
 class HostProcess:
     """Everything that lives as long as the process. ``run`` returns after a clean stop."""
 
-    def __init__(self, runtime: RuntimeDirectory, engine_factory: EngineFactory, memory_bytes: int, processors: int | None = None) -> None:
+    def __init__(
+        self,
+        runtime: RuntimeDirectory,
+        engine_factory: EngineFactory,
+        memory_bytes: int,
+        processors: int | None = None,
+        metrics_address: tuple[str, int] | None = None,
+    ) -> None:
         self._runtime = runtime
         self._engine_factory = engine_factory
         self._memory_bytes = memory_bytes
         self._processors = processors
+        self._metrics_address = metrics_address
         self._started_at = time.time()
         self._stopping = asyncio.Event()
 
@@ -110,7 +119,10 @@ class HostProcess:
             log.write(hypervisor.console.read().rstrip())
             hypervisor.console.sink = log.write
             toolstack, inventory = await self._start_domain_0(loop, undo)
-            server = self._control_server(toolstack, inventory)
+            statistics = StatisticsService(hypervisor.dom0, toolstack, inventory, self._backends)
+            if self._metrics_address is not None:
+                self._serve_metrics(self._metrics_address, loop, statistics, undo)
+            server = self._control_server(toolstack, inventory, statistics)
             undo.push_async_callback(server.close)
             undo.callback(self._runtime.host_socket.unlink, missing_ok=True)
             await server.listen(self._runtime.host_socket)
@@ -144,11 +156,23 @@ class HostProcess:
         toolstack.start()
         return toolstack, Inventory(dom0, toolstack.registry, store)
 
-    def _control_server(self, toolstack: Toolstack, inventory: Inventory) -> ControlServer:
+    @staticmethod
+    def _serve_metrics(
+        address: tuple[str, int], loop: asyncio.AbstractEventLoop, statistics: StatisticsService, undo: AsyncExitStack
+    ) -> None:
+        try:
+            stop = metrics.serve(address, loop, statistics.collect)
+        except OSError as error:
+            raise HostStartError(f"metrics can't be served at {address[0]}:{address[1]}: {error.strerror}") from None
+        # Not on the loop: a scrape that runs now waits for the loop.
+        undo.push_async_callback(asyncio.to_thread, stop)
+
+    def _control_server(self, toolstack: Toolstack, inventory: Inventory, statistics: StatisticsService) -> ControlServer:
         hypervisor = self._hypervisor
         table = MethodTable()
         traces = TraceStreams(hypervisor.hooks)
         SchedulingService(toolstack).register(table)
+        statistics.register(table)
         HostService(hypervisor.dom0, toolstack, inventory, self._backends, traces, hypervisor.engine.name).register(table)
         NetworkService(toolstack, self._backends["vif"]).register(table)
         table.call(protocol.HOST_STATUS, self._status)

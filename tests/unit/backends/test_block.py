@@ -26,6 +26,7 @@ from pyxen.abi.io.blkif import (
     BLKIF_RSP_OKAY,
 )
 from pyxen.backends import block_image, block_request
+from pyxen.backends.block import BlockDevice
 from pyxen.backends.block_image import BlockImage
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.configuration.disk import DiskSpecification
@@ -97,6 +98,10 @@ def test_reading_and_writing(play: Callable[[Scenario], None], persistent: int) 
         assert await frontend.request(plain(BLKIF_OP_WRITE, 2047, [(DATA_REFERENCE + 2, 1, 1)])) == OKAY
         assert await frontend.request(plain(BLKIF_OP_FLUSH_DISKCACHE, 0, [])) == OKAY
         assert image.read_bytes() == content[:-512] + b"x" * 512
+        device = world.bus.find(world.guest.domid, DEVID)
+        assert isinstance(device, BlockDevice)
+        counted = device.statistics
+        assert (counted.reads, counted.read_sectors, counted.writes, counted.written_sectors) == (1, 10, 1, 1)
 
     play(connected(scenario, feature_persistent=persistent))
 
