@@ -64,12 +64,20 @@ class Bench:
         self._programs = Path(sys.executable).parent
 
     def create(
-        self, name: str, memory_mb: int, switches: str = "", *, ramdisk: Path | None = None, keys: str = "", vcpus: int = 1
+        self,
+        name: str,
+        memory_mb: int,
+        switches: str = "",
+        *,
+        ramdisk: Path | None = None,
+        keys: str = "",
+        vcpus: int = 1,
+        kind: str = "pv",
     ) -> pexpect.spawn[str]:
         """Start ``xl create -c`` and return its terminal. ``keys``: more lines of the configuration."""
         configuration = self._directory / f"{name}.cfg"
         configuration.write_text(
-            f'name = "{name}"\ntype = "pv"\nkernel = "{self._kernel}"\nramdisk = "{ramdisk or self._ramdisk}"\n'
+            f'name = "{name}"\ntype = "{kind}"\nkernel = "{self._kernel}"\nramdisk = "{ramdisk or self._ramdisk}"\n'
             f"memory = {memory_mb}\nvcpus = {vcpus}\n"
             f'extra = "console=hvc0 quiet {switches}"\non_poweroff = "destroy"\non_crash = "destroy"\n{keys}\n'
         )
@@ -124,9 +132,9 @@ def measure_boot(bench: Bench, runs: int) -> tuple[float, list[float]]:
     return times[0], times[1:]
 
 
-def measure_guest(bench: Bench, seconds: float) -> dict[str, Rate]:
-    """What the benchmark programs reach in a guest."""
-    terminal = bench.create("work", 256, f"bench=1 benchsec={seconds:g} halt=1")
+def measure_guest(bench: Bench, seconds: float, kind: str) -> dict[str, Rate]:
+    """What the benchmark programs reach in a guest of this type."""
+    terminal = bench.create(f"work-{kind}", 256, f"bench=1 benchsec={seconds:g} halt=1", kind=kind)
     terminal.timeout = BOOT_TIMEOUT + 60 * seconds
     terminal.expect(pexpect.EOF)
     console = str(terminal.before).replace("\r", "")
@@ -164,19 +172,19 @@ def boot_table(first: float, later: list[float], qemu_seconds: float | None) -> 
     return table
 
 
-def guest_table(rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
+def guest_table(rates: dict[str, Rate], pvh_rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
     table = Table(title="In the guest (bench.c)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
     others = {XEN_IN_QEMU.name: XEN_IN_QEMU.rates, BARE_QEMU.name: BARE_QEMU.rates}
     if qemu_rates is not None:
         others["QEMU TCG, here"] = {name: rate.value for name, rate in qemu_rates.items()}
-    for heading in ("unit", "pyxen PV", *others):
+    for heading in ("unit", "pyxen PV", "pyxen PVH", *others):
         table.add_column(heading, justify="right")
     for name in XEN_IN_QEMU.rates:
         rate = rates[name]
         compared = (f"{_figure(other[name])} ({rate.value / other[name]:5.2f})" for other in others.values())
-        table.add_row(name, rate.unit, _figure(rate.value), *compared)
-    table.caption = "in brackets: pyxen's rate divided by it. Not measured here: from the development machine"
+        table.add_row(name, rate.unit, _figure(rate.value), _figure(pvh_rates[name].value), *compared)
+    table.caption = "in brackets: the PV rate divided by it. Not measured here: from the development machine"
     return table
 
 
@@ -217,11 +225,13 @@ def measure(options: argparse.Namespace, packages: GuestPackages, console: Conso
         result |= {"boot_with_host_start_s": first, "boot_s": later, "qemu_boot_s": qemu_seconds}
 
         with console.status("running the benchmark programs in a guest"):
-            rates = measure_guest(bench, options.seconds)
+            rates = measure_guest(bench, options.seconds, "pv")
+            pvh_rates = measure_guest(bench, options.seconds, "pvh")
         switches = f"bench=1 benchsec={options.seconds:g} halt=1"
         qemu_rates = parse(qemu.run(packages.kernel, ramdisk, switches, BOOT_TIMEOUT + 60 * options.seconds)) if compare else None
-        console.print(guest_table(rates, qemu_rates))
+        console.print(guest_table(rates, pvh_rates, qemu_rates))
         result["rates"] = {name: rate.value for name, rate in rates.items()}
+        result["pvh_rates"] = {name: rate.value for name, rate in pvh_rates.items()}
         result["qemu_rates"] = qemu_rates and {name: rate.value for name, rate in qemu_rates.items()}
 
         with console.status("the same work by one and by two vCPUs"):

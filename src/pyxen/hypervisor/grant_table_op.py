@@ -61,10 +61,10 @@ def _own_table_status(vcpu: Vcpu, untrusted_domid: int) -> int:
 
 
 def _write_frames(vcpu: Vcpu, address: int, frames: list[int]) -> int:
-    """The list of a query's answer. -> its status."""
+    """The list of a query's answer, as the guest names frames. -> its status."""
     try:
         for index, mfn in enumerate(frames):
-            guest_access.write_word(vcpu, address + 8 * index, mfn)
+            guest_access.write_word(vcpu, address + 8 * index, vcpu.domain.guest_frame(mfn))
     except guest_access.GuestFault:
         return abi.GNTST_bad_virt_addr
     return abi.GNTST_okay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -198,26 +199,17 @@ def _release_gfns(vcpu: Vcpu, command: int, argument: int) -> int:
     reservation, start, count = _reservation(vcpu, command, argument)
     pages = 1 << reservation.extent_order
     end = min(count, start + max(1, BUDGET // pages))
-    done = start
-    gfns: list[int] = []
-    try:
+    extents: list[range] = []
+    with contextlib.suppress(guest_access.GuestFault):
         for index in range(start, end):
             first = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
-            extent = range(first, first + pages)
-            for gfn in extent:
-                physmap_op.physical_map(vcpu.domain).frame(gfn)
-            gfns += extent
-            done = index + 1
-    except (HypercallError, guest_access.GuestFault):
-        count = end = done
-    try:
-        physmap_op.release(vcpu.domain, gfns)
-    except HypercallError as refusal:
-        vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {refusal.reason}")
-        return start
-    if end < count:
-        raise Preempted(end << START_SHIFT | command & COMMAND_MASK, argument)
-    return count
+            extents.append(range(first, first + pages))
+    done, reason = physmap_op.release(vcpu.domain, extents)
+    if reason:
+        vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {reason}")
+    if start + done < end or end == count:
+        return start + done
+    raise Preempted(end << START_SHIFT | command & COMMAND_MASK, argument)
 
 
 def _memory_map(vcpu: Vcpu, command: int, argument: int) -> int:

@@ -124,6 +124,21 @@ def test_what_is_taken_back_is_free(hvm: SmallHvmDomain) -> None:
         hvm.read(20 * PAGE, 1)
 
 
+def test_a_page_is_taken_back_once(hvm: SmallHvmDomain) -> None:
+    owned = hvm.domain.total_pages
+    assert reservation(hvm, memory.XENMEM_decrease_reservation, [20, 20]) == 1
+    assert hvm.domain.total_pages == owned - 1
+
+
+def test_guests_see_no_machine_frames(hvm: SmallHvmDomain) -> None:
+    """GNTTABOP_setup_table names frames as the guest does, and one that it has not mapped by no number at all."""
+    hvm.call(xen.HYPERVISOR_grant_table_op, 2, hvm.put("H2xIh6xQ", DOMID_SELF, 1, 0, 0x800), 1)
+    assert hvm.get("Q", at=0x800) == ((1 << 64) - 1,)
+    add(hvm, memory.XENMAPSPACE_grant_table, 0, 0x60000)
+    hvm.call(xen.HYPERVISOR_grant_table_op, 2, hvm.put("H2xIh6xQ", DOMID_SELF, 1, 0, 0x800), 1)
+    assert hvm.get("Q", at=0x800) == (0x60000,)
+
+
 def test_frames_in_use_are_not_freed(hvm: SmallHvmDomain) -> None:
     """vcpu_info stays where it is when its page leaves the guest's memory."""
     argument = hvm.put("QII", 30, 64, 0)

@@ -42,15 +42,21 @@ def populate(domain: Domain, gfn: int, pages: int) -> None:
         raise
 
 
-def release(domain: Domain, gfns: list[int]) -> None:
-    """Take RAM out of the reservation, with one flush for all. EINVAL at the first GFN that has none; those before it are gone."""
-    taken = []
+def release(domain: Domain, extents: list[range]) -> tuple[int, str]:
+    """Take RAM out of the reservation, with one flush for all. -> how many extents are gone, and why the next one is not."""
+    taken: list[int] = []
+    done = 0
+    reason = ""
     try:
-        for gfn in gfns:
-            domain.release_frame(physical_map(domain).frame(gfn))
-            taken.append(gfn)
-    finally:
-        physical_map(domain).remove_all(taken)
+        for extent in extents:
+            for gfn in extent:
+                domain.release_frame(physical_map(domain).frame(gfn))
+                taken.append(gfn)
+            done += 1
+    except HypercallError as refusal:
+        reason = refusal.reason
+    physical_map(domain).remove_all(taken)
+    return done, reason
 
 
 def _frame_to_map(domain: Domain, space: int, index: int) -> int:
