@@ -41,8 +41,10 @@ def choose_attachment(port: VifPort, value: Callable[[str], str], helpers: Helpe
 
 def _passt_forwards(entry: str) -> list[str]:
     """ "tcp/127.0.0.1/8080:80 udp/..." as arguments of passt."""
+    forwards = [forward.partition("/") for forward in entry.split()]
     arguments = []
-    for forward in entry.split():
-        protocol, _, rest = forward.partition("/")
-        arguments += ["-t" if protocol == "tcp" else "-u", rest]
+    for option, wanted in (("-t", "tcp"), ("-u", "udp")):
+        # "none" has to be said: else passt forwards UDP ports of the same numbers as TCP's.
+        for rest in [rest for protocol, _, rest in forwards if protocol == wanted] or ["none"]:
+            arguments += [option, rest]
     return arguments

@@ -121,8 +121,12 @@ class PasstAttachment(Attachment):
 
     def _failure(self, program: HelperProgram) -> str:
         words = program.last_words or f"exit status {program.status}"
-        ports = " ".join(self._forwards[1::2])
-        return f"passt could not start: {words}" + (f" (port forwards: {ports}; is a port in use, or below 1024?)" if ports else "")
+        ports = " ".join(forward for forward in self._forwards[1::2] if forward != "none")
+        if "interface" in words:
+            remedy = " (it needs a default route on this machine; bridge=NAME, a switch between domains, does not)"
+        else:
+            remedy = f" (port forwards: {ports}; is a port in use, or below 1024?)" if ports else ""
+        return f"passt could not start: {words}{remedy}"
 
     def _exited(self, status: int) -> None:
         if self._closed or self._socket is None:
