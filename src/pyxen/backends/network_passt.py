@@ -45,7 +45,7 @@ class PasstAttachment(Attachment):
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._program: HelperProgram | None = None
-        self._received = bytearray()
+        self._received = b""  # the beginning of a frame
         self._unsent: list[bytes | bytearray | memoryview] = []
         self._reading = False
         self._closed = False
@@ -153,7 +153,7 @@ class PasstAttachment(Attachment):
             self._socket.close()
             self._socket = None
         self._reading = False
-        self._received.clear()
+        self._received = b""
         self._unsent.clear()
 
     # -- from the guest -----------------------------------------------------------------------------------------------------
@@ -222,29 +222,28 @@ class PasstAttachment(Attachment):
             self._loop.remove_reader(self._socket)
             self._reading = False
             return
-        self._received += data
-        frames = self._take_frames()
+        frames = self._take_frames(self._received + data)
         if frames:
             self.port.deliver(frames)
         if self._socket is not None and not self.port.has_room():
             self._loop.remove_reader(self._socket)
             self._reading = False
 
-    def _take_frames(self) -> list[Frame]:
+    def _take_frames(self, received: bytes) -> list[Frame]:
         frames: list[Frame] = []
-        start, received = 0, self._received
+        start = 0
         while len(received) - start >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(received, start)
             if not 14 <= size <= _MAX_FRAME:
                 _logger.error("%s: passt sent a frame of %d octets", self.port.name, size)
                 if self._program is not None:
                     self._program.signal(9)
-                received.clear()
+                self._received = b""
                 return frames
             if len(received) - start < _LENGTH.size + size:
                 break
             start += _LENGTH.size
-            frames.append(Frame(bytes(received[start : start + size]), validated=True))
+            frames.append(Frame(received[start : start + size], validated=True))
             start += size
-        del received[:start]
+        self._received = received[start:]
         return frames

@@ -185,10 +185,14 @@ class NetworkQueue:
         if not batch:
             return
         frames = self._copy_in(batch)
-        if self._tx.push():
-            self._notify(self._tx_port)
-        if frames:
-            self._owner.take_frames(frames)
+        # The answers first, so that nothing is sent twice should sending fail; but the guest is told of them when its frames are under way.
+        is_awaited = self._tx.push()
+        try:
+            if frames:
+                self._owner.take_frames(frames)
+        finally:
+            if is_awaited:
+                self._notify(self._tx_port)
 
     def _copy_in(self, batch: Sequence[TransmitPacket]) -> list[Frame]:
         """Get the packets' octets, all in one hypercall, and answer their slots."""
