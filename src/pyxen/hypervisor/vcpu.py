@@ -199,7 +199,7 @@ class Vcpu:
 
     def machine_address(self, address: int, *, write: bool) -> int | None:
         """Of the octet at a linear address, for a vCPU whose guest's page tables hold guest frame numbers; None if the access faults."""
-        raise NotImplementedError
+        raise AssertionError("the page tables of a PV guest hold machine frames")
 
     def block(self) -> None:
         """Sleep until ``wake``. The thread notices when the current exit is done."""
