@@ -131,8 +131,9 @@ class BlockRing:
 
     def _take_requests(self) -> None:
         while self._inherited:
-            self._accept(self._inherited[0])
-            self._inherited = self._inherited[1:]
+            slot, *rest = self._inherited
+            self._inherited = tuple(rest)  # before: when this fails, the slot is among the unanswered, and only there
+            self._accept(slot)
         while True:
             for slot in self._ring.take():
                 self._accept(slot)
