@@ -79,11 +79,12 @@ def passt_processes() -> list[str]:
     return subprocess.run(["pgrep", "-x", "passt|passt.avx2"], capture_output=True, text=True, check=False).stdout.split()
 
 
-def test_nat_gives_an_address_and_reaches_a_server_on_the_host(boot: BootLinux, web_server: tuple[Path, int]) -> None:
+@pytest.mark.parametrize("kind", ["pv", "pvh"])
+def test_nat_gives_an_address_and_reaches_a_server_on_the_host(boot: BootLinux, web_server: tuple[Path, int], kind: str) -> None:
     folder, port = web_server
     content = os.urandom(8 * MIB)
     (folder / "file").write_bytes(content)
-    guest = boot(vif=["mac=00:16:3e:11:22:33"])
+    guest = boot(type=kind, vif=["mac=00:16:3e:11:22:33"])
     assert "bound 10.0.2.15/24 router 10.0.2.2 mtu 65520" in lease(guest)
     fetched = guest.run(f"wget -q -O - http://10.0.2.2:{port}/file | md5sum", 60).split()[0]
     assert fetched == hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -72,11 +72,15 @@ def _copy_plain_page(caller: Domain, operation: GrantCopy) -> bool:
     memory, length = hypervisor.memory, local.nbytes
     address = table.entries.address(reference)
     word = memory.words[address >> 3]
-    flags, mfn = word & 0xFFFF, word >> 32
+    flags = word & 0xFFFF
     permitted = flags == GTF_permit_access or (flags == GTF_permit_access | GTF_readonly and not to_guest)
     if not permitted or word >> 16 & 0xFFFF != caller.domid or not length or offset < 0 or offset + length > PAGE_SIZE:
         return False
     frames, domid = hypervisor.frames, table.domain.domid
+    try:
+        mfn = table.domain.machine_frame(word >> 32)
+    except HypercallError:
+        return False
     if mfn >= memory.total_frames or memory.owner[mfn] != domid or not frames.count[mfn]:
         return False
     if to_guest and not (frames.type[mfn] == WRITABLE and frames.type_count[mfn]):
