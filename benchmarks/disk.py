@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pexpect
 import qemu
+from comparison import run_alone
 from guest_image import VIRTIO_MODULES, Rate, disk_ramdisk, parse
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from pyxen.guests.packages import GuestPackages
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 PROMPT = "guest# "
 IMAGE_MIB = 256
 TIMEOUT = 120.0
+TITLE = f"Disk: a raw file of {IMAGE_MIB} MiB, O_DIRECT in the guest (disk.c)"
 
 
 def measure(bench: Bench, packages: GuestPackages, seconds: float, *, with_qemu: bool) -> tuple[dict[str, Rate], dict[str, Rate] | None]:
@@ -57,32 +57,6 @@ def _run(terminal: pexpect.spawn[str], modules: list[str], device: str, seconds:
     return parse((str(terminal.before) + str(terminal.after)).replace("\r", ""))
 
 
-def table(rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
-    table = Table(title=f"Disk: a raw file of {IMAGE_MIB} MiB, O_DIRECT in the guest (disk.c)", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", "unit", "pyxen", *(["QEMU TCG with virtio", "pyxen / QEMU"] if qemu_rates else [])):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, rate in rates.items():
-        figures = [rate.value, qemu_rates[name].value] if qemu_rates else [rate.value]
-        ratio = [f"{figures[0] / figures[1]:.2f}"] if qemu_rates else []
-        table.add_row(name, rate.unit, *(f"{figure:,.0f}" for figure in figures), *ratio)
-    return table
-
-
-def main() -> None:
-    """Only this: python benchmarks/disk.py [SECONDS]."""
-    import sys
-
-    from guest_image import bench_ramdisk
-    from rich.console import Console
-    from run import bench_host
-
-    from pyxen.guests.packages import fetch
-
-    packages = fetch()
-    with bench_host(packages.kernel, bench_ramdisk(packages)) as bench:
-        seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
-        Console(width=120).print(table(*measure(bench, packages, seconds, with_qemu=qemu.available())))
-
-
 if __name__ == "__main__":
-    main()
+    # Only this: python benchmarks/disk.py [SECONDS]
+    run_alone(TITLE, measure)

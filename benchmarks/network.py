@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pexpect
 import qemu
+from comparison import run_alone
 from guest_image import NETWORK_MODULES, Rate, compile_program, network_ramdisk, parse
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from pyxen.guests.packages import GuestPackages
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 PROMPT = "guest# "
 TIMEOUT = 120.0
+TITLE = "Network: TCP, one connection (net.c)"
 PORT = 5201
 #: How both NATs call the host's loopback.
 HOST = "10.0.2.2"
@@ -93,32 +93,6 @@ def _run(terminal: pexpect.spawn[str], modules: list[str], command: str, server:
     return parse((str(terminal.before) + str(terminal.after)).replace("\r", ""))
 
 
-def table(rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
-    table = Table(title="Network: TCP, one connection (net.c)", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", "unit", "pyxen", *(["QEMU TCG with virtio", "pyxen / QEMU"] if qemu_rates else [])):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, rate in rates.items():
-        figures = [rate.value, qemu_rates[name].value] if qemu_rates else [rate.value]
-        ratio = [f"{figures[0] / figures[1]:.2f}"] if qemu_rates else []
-        table.add_row(name, rate.unit, *(f"{figure:,.0f}" for figure in figures), *ratio)
-    return table
-
-
-def main() -> None:
-    """Only this: python benchmarks/network.py [SECONDS]."""
-    import sys
-
-    from guest_image import bench_ramdisk
-    from rich.console import Console
-    from run import bench_host
-
-    from pyxen.guests.packages import fetch
-
-    packages = fetch()
-    with bench_host(packages.kernel, bench_ramdisk(packages)) as bench:
-        seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
-        Console(width=120).print(table(*measure(bench, packages, seconds, with_qemu=qemu.available())))
-
-
 if __name__ == "__main__":
-    main()
+    # Only this: python benchmarks/network.py [SECONDS]
+    run_alone(TITLE, measure)

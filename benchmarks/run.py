@@ -25,6 +25,7 @@ import network
 import pexpect
 import qemu
 import smp
+from comparison import comparison_table
 from guest_image import Rate, bench_ramdisk, parse
 from peer import BARE_QEMU, XEN_IN_QEMU
 from rich.box import SIMPLE_HEAD
@@ -241,13 +242,13 @@ def measure(options: argparse.Namespace, packages: GuestPackages, console: Conso
 
         with console.status("reading and writing disks"):
             disk_rates, qemu_disk_rates = disk.measure(bench, packages, options.seconds, with_qemu=compare)
-        console.print(disk.table(disk_rates, qemu_disk_rates))
+        console.print(comparison_table(disk.TITLE, disk_rates, qemu_disk_rates))
         result["disk"] = {name: rate.value for name, rate in disk_rates.items()}
         result["qemu_disk"] = qemu_disk_rates and {name: rate.value for name, rate in qemu_disk_rates.items()}
 
         with console.status("sending and receiving"):
             network_rates, qemu_network_rates = network.measure(bench, packages, options.seconds, with_qemu=compare)
-        console.print(network.table(network_rates, qemu_network_rates))
+        console.print(comparison_table(network.TITLE, network_rates, qemu_network_rates))
         result["network"] = {name: rate.value for name, rate in network_rates.items()}
         result["qemu_network"] = qemu_network_rates and {name: rate.value for name, rate in qemu_network_rates.items()}
 
