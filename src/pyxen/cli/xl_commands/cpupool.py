@@ -23,7 +23,9 @@ from pyxen.host.protocol import (
     CpuPoolName,
     CpuPoolRenameRequest,
     CpuPoolTexts,
+    Method,
     Nothing,
+    Refusals,
 )
 
 
@@ -85,23 +87,21 @@ def rename(context: Context, arguments: list[str]) -> int:
 
 def cpu_add(context: Context, arguments: list[str]) -> int:
     """Give free CPUs to a pool."""
-    _, rest = parse_options(arguments, required=2)
-    refused = context.client.call(CPUPOOL_CPU_ADD, CpuPoolCpusRequest(rest[0], rest[1])).lines
-    for line in refused:
-        context.message(line)
-    if refused:
-        raise CommandFailed(f"some cpus may have not or only partially been added to '{rest[0]}'")
-    return EXIT_SUCCESS
+    return _change_cpus(context, arguments, CPUPOOL_CPU_ADD, "added to")
 
 
 def cpu_remove(context: Context, arguments: list[str]) -> int:
     """Take CPUs from a pool."""
+    return _change_cpus(context, arguments, CPUPOOL_CPU_REMOVE, "removed from")
+
+
+def _change_cpus(context: Context, arguments: list[str], method: Method[CpuPoolCpusRequest, Refusals], change: str) -> int:
     _, rest = parse_options(arguments, required=2)
-    refused = context.client.call(CPUPOOL_CPU_REMOVE, CpuPoolCpusRequest(rest[0], rest[1])).lines
+    refused = context.client.call(method, CpuPoolCpusRequest(rest[0], rest[1])).lines
     for line in refused:
         context.message(line)
     if refused:
-        raise CommandFailed(f"some cpus may have not or only partially been removed from '{rest[0]}'")
+        raise CommandFailed(f"some cpus may have not or only partially been {change} '{rest[0]}'")
     return EXIT_SUCCESS
 
 
