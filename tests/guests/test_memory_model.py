@@ -23,6 +23,7 @@ SCALES = {
     "tlb_shootdown": 20,
     "accessed_dirty": 40,
     "time_monotonic": 20,
+    "ipi_storm": 20,
 }
 TIMEOUT_S = 1800.0
 

@@ -81,6 +81,13 @@ bool smp_run(unsigned count, smp_function_t *function, unsigned seconds)
     return true;
 }
 
+unsigned smp_vcpu(void)
+{
+    u64 offset = (u64)__builtin_frame_address(0) - (u64)stacks;
+
+    return offset < sizeof(stacks) ? offset / STACK_SIZE : 0;
+}
+
 void smp_relax(unsigned *turns)
 {
     if (++*turns % TURNS_BEFORE_YIELD == 0)

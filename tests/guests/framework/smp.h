@@ -14,6 +14,9 @@ void smp_start(unsigned vcpu, smp_function_t *function);
 bool smp_run(unsigned count, smp_function_t *function, unsigned seconds);
 bool smp_finished(unsigned vcpu);
 
+/* The vCPU that asks: by the stack it is on. */
+unsigned smp_vcpu(void);
+
 /* All of `count` vCPUs meet here. They spin: meant for short waits. */
 void smp_barrier(unsigned count);
 
