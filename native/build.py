@@ -22,7 +22,8 @@ from pathlib import Path
 NATIVE = Path(__file__).resolve().parent
 sys.path.insert(0, str(NATIVE))
 
-from edits import AFTER, BEFORE, EDITS, Edit  # noqa: E402
+from edit import AFTER, BEFORE, Edit  # noqa: E402
+from edits import EDITS  # noqa: E402
 
 UNICORN_VERSION = "2.1.4"
 UNICORN_SHA256 = "00567a70e323f749b419cd86bee4f9115beab7ebba32194581c090cbb7c59cff"
@@ -32,17 +33,20 @@ HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyx
 SOURCES = (
     "pyxen_access.c",
     "pyxen_atomic.c",
+    "pyxen_block.c",
     "pyxen_cpu.c",
     "pyxen_code.c",
     "pyxen_debug.c",
     "pyxen_decode.c",
+    "pyxen_exits.c",
     "pyxen_fpu.c",
     "pyxen_gate.c",
     "pyxen_injection.c",
     "pyxen_physical.c",
     "pyxen_string.c",
 )
-BUILT_FROM = (*HEADERS, *SOURCES, "edits.py", "build.py")
+EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py")
+BUILT_FROM = (*HEADERS, *SOURCES, *EDIT_FILES, "build.py")
 
 
 class BuildError(Exception):

@@ -1,5 +1,5 @@
 /*
- * What the edits in native/edits.py call. Included by the engine's own files, so it needs none of their types.
+ * What the edits in native/edits*.py call. Included by the engine's own files, so it needs none of their types.
  *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
@@ -24,6 +24,7 @@ bool pyxen_stop_requested(struct CPUState *cpu, struct TranslationBlock **last_t
 /* Helpers of instructions. retaddr is GETPC(), or 0 when the translator has already stored RIP and the flags. */
 void pyxen_exit_cpuid(struct CPUX86State *env, uintptr_t retaddr);
 void pyxen_exit_msr(struct CPUX86State *env, bool write, uintptr_t retaddr);
+void pyxen_rdtsc(struct CPUX86State *env, bool is_rdtscp, uintptr_t retaddr);
 void pyxen_exit_halt(struct CPUX86State *env);
 void pyxen_exit_far_transfer(struct CPUX86State *env, uintptr_t retaddr);
 bool pyxen_iret_to_itself(struct CPUX86State *env, int shift, uintptr_t retaddr);

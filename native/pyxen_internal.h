@@ -79,6 +79,10 @@ struct pyxen_cpu {
 
 struct CPUX86State;
 void pyxen_update_hflags(struct CPUX86State *env, uint32_t cpl);
+void pyxen_set_block_defaults(struct pyxen_cpu *p);
+void pyxen_load_block(struct pyxen_cpu *p, struct CPUX86State *env);
+void pyxen_store_block(struct pyxen_cpu *p, const struct CPUX86State *env);
+void pyxen_record_exit(struct pyxen_cpu *p, uint32_t reason, uint32_t instruction_length, uint64_t qualification);
 /* After an exit. True: it has been served, the guest goes on. */
 bool pyxen_gate_serve(struct pyxen_cpu *p, struct CPUX86State *env);
 void pyxen_request(struct pyxen_cpu *p, uint32_t request);

@@ -18,6 +18,8 @@
 
 #define READ_ONLY (1u << 31)
 #define NO_MEMORY 0xffffffffu
+/* A #PF needs this much of a page-table entry; the accessed and dirty bits may be set at any time. */
+#define PTE_SET_BY_CPU (PG_ACCESSED_MASK | PG_DIRTY_MASK)
 
 PYXEN_EXPORT void pyxen_cpu_set_physical_map(struct pyxen_cpu *p, const uint32_t *map, uint64_t frames)
 {
@@ -57,4 +59,35 @@ uint64_t pyxen_physical(CPUState *cs, uint64_t address, int access, int *prot)
         *prot &= ~PAGE_WRITE;
     }
     return (uint64_t)(entry & ~READ_ONLY) << TARGET_PAGE_BITS | (address & ~TARGET_PAGE_MASK);
+}
+
+uint64_t pyxen_read_pte(CPUState *cs, uint64_t address)
+{
+    struct pyxen_machine *m = cs->uc->pyxen->machine;
+
+    return __atomic_load_n((uint64_t *)(m->memory + address), __ATOMIC_RELAXED); /* pyxen_physical has looked */
+}
+
+/* Sets the accessed and dirty bits, unless somebody has just changed the entry: then it is no longer ours to write, and read again. */
+void pyxen_set_pte_flags(CPUState *cs, uint64_t address, uint32_t value)
+{
+    struct pyxen_machine *m = cs->uc->pyxen->machine;
+    uint32_t *entry = (uint32_t *)(m->memory + address);
+    uint32_t old = __atomic_load_n(entry, __ATOMIC_RELAXED);
+
+    while (((old ^ value) & ~(uint32_t)PTE_SET_BY_CPU) == 0) {
+        if (__atomic_compare_exchange_n(entry, &old, old | value, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+            return;
+        }
+    }
+    cs->uc->pyxen->entry_changed = true;
+}
+
+bool pyxen_entry_changed(CPUState *cs)
+{
+    struct pyxen_cpu *p = cs->uc->pyxen;
+    bool changed = p->entry_changed;
+
+    p->entry_changed = false;
+    return changed;
 }

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Counts changes of the functions that the library exports and of what they mean. */
-#define PYXEN_ENGINE_VERSION 2
+#define PYXEN_ENGINE_VERSION 3
 
 enum pyxen_exit_reason {
     PYXEN_EXIT_KICK = 0,
@@ -31,6 +31,7 @@ enum pyxen_exit_reason {
     PYXEN_EXIT_INTERNAL_ERROR = 13,
     PYXEN_EXIT_INTERRUPT_WINDOW = 14,
     PYXEN_EXIT_HYPERCALL = 15,
+    PYXEN_EXIT_RDTSC = 16,
 };
 
 enum pyxen_dirty {
@@ -74,7 +75,8 @@ struct pyxen_state {
     uint32_t exit_reason, vector, error_code, instruction_length;
     uint64_t qualification;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint32_t injection, injection_error_code, interrupt_window, pad;
+    uint32_t injection, injection_error_code, interrupt_window, rdtsc_exits;
+    uint64_t tsc_scale, tsc_offset;
 };
 
 #endif

@@ -38,6 +38,8 @@ class ExitReason(enum.IntEnum):
     )
     INTERRUPT_WINDOW = 14  #: ``state.interrupt_window`` is set and the guest would take an interrupt now; RIP is between two instructions
     HYPERCALL = 15  #: vmcall or vmmcall of a guest that is not deprivileged; not executed; RIP at the instruction, 3 bytes
+    RDTSC = 16  #: rdtsc or rdtscp while ``state.rdtsc_exits`` is set, at any CPL at which CR4.TSD allows it; not executed; RIP at the
+    #: instruction, ``instruction_length`` bytes; ``qualification``: 1 if it is rdtscp
     INTERNAL_ERROR = 13  #: the engine cannot go on; ``qualification`` is its error number. Never the guest's doing
 
 
@@ -134,7 +136,13 @@ class CpuState(ctypes.Structure):
         ("injection", ctypes.c_uint32),  #: ``injected_event(...)``; run() clears it when the guest has taken it
         ("injection_error_code", ctypes.c_uint32),
         ("interrupt_window", ctypes.c_uint32),  #: nonzero: leave with INTERRUPT_WINDOW as soon as the guest takes interrupts
-        ("_pad", ctypes.c_uint32),
+        # The guest's time-stamp counter. None of these needs a ``dirty`` bit.
+        ("rdtsc_exits", ctypes.c_uint32),  #: nonzero: RDTSC and RDTSCP leave with RDTSC
+        (
+            "tsc_scale",
+            ctypes.c_uint64,
+        ),  #: else they read (counter of the host * this >> 48) + tsc_offset, as by VMX's TSC multiplier; 0 is 1.0
+        ("tsc_offset", ctypes.c_uint64),  #: modulo 2**64. ``Engine.tsc`` knows neither
     ]
 
 
@@ -211,7 +219,7 @@ class Engine(Protocol):
         """Whether any vCPU holds translated code of frame ``mfn`` (may be true too often, never false wrongly)."""
 
     def tsc(self) -> int:
-        """The counter that the guest's RDTSC reads now."""
+        """The counter that RDTSC of a guest without scale and offset reads now."""
 
     def set_bits(self, machine: int, mask: int) -> int:
         """Atomic OR of the 64-bit word at physical address ``machine``, against guests that run at this moment. -> the old value."""
