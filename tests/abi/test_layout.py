@@ -55,6 +55,7 @@ OURS_ONLY = {
     "E820_UNUSABLE",
     "e820entry",
     "guest_handle_t",
+    "guest_long",
 }
 
 # Constants and types that are called otherwise in C.
@@ -135,8 +136,9 @@ EPILOGUE = """
 
 
 def abi_modules() -> list[ModuleType]:
+    """All but ``compat``, which is made of the others (test_compat.py)."""
     found = pkgutil.walk_packages(pyxen.abi.__path__, "pyxen.abi.")
-    return [importlib.import_module(entry.name) for entry in found if not entry.ispkg]
+    return [importlib.import_module(entry.name) for entry in found if not entry.ispkg and entry.name != "pyxen.abi.compat"]
 
 
 def headers_of(module: ModuleType) -> list[str]:
@@ -175,7 +177,7 @@ def typedefs() -> dict[str, Any]:
         name: thing
         for module in abi_modules()
         for name, thing in vars(module).items()
-        if is_simple_type(thing) and not name.startswith("c_")
+        if is_simple_type(thing) and not name.startswith(("c_", "_"))
     }
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import Structure, _SimpleCData, c_uint8, c_uint16, c_uint32, c_uint64
+from typing import TYPE_CHECKING, ClassVar
 
-xen_pfn_t = c_uint64
-xen_ulong_t = c_uint64
-xen_callback_t = c_uint64  # virtual address of a guest's entry point
-guest_handle_t = c_uint64  # a guest virtual address that a hypercall argument carries
+if TYPE_CHECKING:
+    _Integer = _SimpleCData[int]
+else:
+    _Integer = _SimpleCData
+
+
+class guest_long(_Integer):
+    """C's unsigned long and pointers, 64 bits. A type of its own because 32-bit callers have 32 bits in its place (``compat``).
+    Derived from ctypes' own base, so that members of structures are plain integers."""
+
+    _type_: ClassVar[str] = "L"
+
+
+xen_pfn_t = guest_long
+xen_ulong_t = guest_long
+xen_callback_t = guest_long  # virtual address of a guest's entry point
+guest_handle_t = guest_long  # a guest virtual address that a hypercall argument carries
 
 XEN_LEGACY_MAX_VCPUS = 32  # vCPUs whose vcpu_info lies in the shared info page
 
@@ -193,8 +207,8 @@ class arch_vcpu_info(Structure):
     """x86 part of vcpu_info."""
 
     _fields_ = [
-        ("cr2", c_uint64),  # faulting address of the last page fault
-        ("pad", c_uint64),
+        ("cr2", guest_long),  # faulting address of the last page fault
+        ("pad", guest_long),
     ]
 
 
@@ -202,12 +216,12 @@ class arch_shared_info(Structure):
     """x86 part of shared_info: where the guest keeps its P2M table, and why an NMI came."""
 
     _fields_ = [
-        ("max_pfn", c_uint64),  # valid entries of the P2M
+        ("max_pfn", guest_long),  # valid entries of the P2M
         ("pfn_to_mfn_frame_list_list", xen_pfn_t),  # MFN; 0: not set up, all ones: use p2m_vaddr
-        ("nmi_reason", c_uint64),  # XEN_NMIREASON_* (nmi.h)
-        ("p2m_cr3", c_uint64),  # 0: the next two members are not valid
-        ("p2m_vaddr", c_uint64),  # linear P2M list
-        ("p2m_generation", c_uint64),  # odd while the guest changes the list's mapping
+        ("nmi_reason", guest_long),  # XEN_NMIREASON_* (nmi.h)
+        ("p2m_cr3", guest_long),  # 0: the next two members are not valid
+        ("p2m_vaddr", guest_long),  # linear P2M list
+        ("p2m_generation", guest_long),  # odd while the guest changes the list's mapping
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import Structure, Union, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 
-from pyxen.abi.arch_x86_64 import guest_handle_t, xen_pfn_t
+from pyxen.abi.arch_x86_64 import guest_handle_t, xen_pfn_t, xen_ulong_t
 from pyxen.abi.xen import domid_t
 
 PHYSDEVOP_IRQ_UNMASK_NOTIFY = 4  # obsolete
@@ -120,7 +120,7 @@ class physdev_apic(Structure):
     """Read or write an I/O APIC register."""
 
     _fields_ = [
-        ("apic_physbase", c_uint64),
+        ("apic_physbase", xen_ulong_t),
         ("reg", c_uint32),
         ("value", c_uint32),
     ]

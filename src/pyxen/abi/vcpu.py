@@ -42,7 +42,7 @@ class vcpu_runstate_info(Structure):
 class vcpu_register_runstate_memory_area_addr(Union):
     """Address of the area."""
 
-    _fields_ = [("h", guest_handle_t), ("v", c_uint64), ("p", c_uint64)]
+    _fields_ = [("h", guest_handle_t), ("v", guest_handle_t), ("p", c_uint64)]
 
 
 class vcpu_register_runstate_memory_area(Structure):
@@ -88,7 +88,7 @@ class vcpu_get_physid(Structure):
 class vcpu_register_time_memory_area_addr(Union):
     """Address of the area."""
 
-    _fields_ = [("h", guest_handle_t), ("v", c_uint64), ("p", c_uint64)]
+    _fields_ = [("h", guest_handle_t), ("v", guest_handle_t), ("p", c_uint64)]
 
 
 class vcpu_register_time_memory_area(Structure):

@@ -150,7 +150,7 @@ class mmuext_op_arg1(Union):
 
     _fields_ = [
         ("mfn", xen_pfn_t),  # (un)pin, base pointers, clear and copy page, (un)mark super
-        ("linear_addr", c_uint64),  # INVLPG_*, SET_LDT
+        ("linear_addr", xen_ulong_t),  # INVLPG_*, SET_LDT
     ]
 
 

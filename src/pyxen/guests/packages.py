@@ -68,6 +68,11 @@ class GuestPackages:
         return self.root / "usr/lib/grub-xen/grub-x86_64-xen.bin"
 
     @property
+    def grub_i386_xen_pvh(self) -> Path:
+        """GRUB as a 32-bit PVH kernel (package grub-xen-host, as the other)."""
+        return self.root / "usr/lib/grub-xen/grub-i386-xen_pvh.bin"
+
+    @property
     def xen_headers(self) -> Path:
         """The directory that has ``xen/xen.h``: Xen's public headers."""
         return self.root / "usr/include"

@@ -32,6 +32,7 @@ from pyxen.hypervisor.interval_timer import IntervalTimer
 from pyxen.hypervisor.machine_memory import OWNER_XEN, Frames
 from pyxen.hypervisor.maptrack import Maptrack
 from pyxen.hypervisor.page_tables import ACCESSED, PRESENT, RW
+from pyxen.hypervisor.shared_page import WIDE
 from pyxen.hypervisor.timers import Timer
 from pyxen.hypervisor.vcpu import Vcpu
 
@@ -74,6 +75,7 @@ class Domain:
         self.max_pages = 0
         self.total_pages = 0
         self.shared_info = 0
+        self.shared_layout = WIDE
         self.vm_assist = 0
         #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
         self.exclusive = 0

@@ -42,8 +42,9 @@ class Channel:
 class Delivery(Protocol):
     """One ABI for the events of one domain (Xen's evtchn_port_ops)."""
 
-    #: Ports that it can have, 0 included.
-    ports: int
+    @property
+    def ports(self) -> int:
+        """How many it can have, port 0 included."""
 
     def opened(self, channel: Channel) -> None:
         """A port was allocated: default priority."""

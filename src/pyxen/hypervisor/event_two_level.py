@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyxen.abi.event_channel import EVTCHN_2L_NR_CHANNELS
-from pyxen.abi.xen import shared_info, vcpu_info
+from pyxen.abi.xen import shared_info
 from pyxen.hypervisor.event_channel_delivery import Channel, mark_events_pending, refuse_priority, wake_pollers
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
 
 PENDING_OFFSET: int = shared_info.evtchn_pending.offset
-MASK_OFFSET: int = shared_info.evtchn_mask.offset
-PENDING_SELECTOR_OFFSET: int = vcpu_info.evtchn_pending_sel.offset
 
 
 class TwoLevelDelivery:
-    """See ``Delivery``. Needs the domain's shared info page."""
-
-    ports = EVTCHN_2L_NR_CHANNELS
+    """See ``Delivery``. Needs the domain's shared info page. Ports that a 32-bit guest has no bits for stay silent."""
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._engine = domain.hypervisor.engine
         self._words = domain.hypervisor.memory.words
+
+    @property
+    def ports(self) -> int:
+        """See Delivery."""
+        return self._domain.shared_layout.ports
 
     def _bit(self, offset: int, port: int) -> tuple[int, int]:
         return self._domain.shared_info + offset + (port >> 6 << 3), 1 << (port & 63)
@@ -39,18 +39,20 @@ class TwoLevelDelivery:
     def set_pending(self, channel: Channel) -> None:
         """See Delivery."""
         port = channel.port
+        if port >= self.ports:
+            return
         address, bit = self._bit(PENDING_OFFSET, port)
         if self._engine.set_bits(address, bit) & bit:
             return
-        if not self._test(MASK_OFFSET, port):
+        if not self.is_masked(port):
             self._select(channel)
         wake_pollers(self._domain, port)
 
     def _select(self, channel: Channel) -> None:
         """Have the port's vCPU look at the port's word."""
-        vcpu = self._domain.vcpus[channel.vcpu_id]
-        word = 1 << (channel.port >> 6)
-        if not self._engine.set_bits(vcpu.info + PENDING_SELECTOR_OFFSET, word) & word:
+        vcpu, layout = self._domain.vcpus[channel.vcpu_id], self._domain.shared_layout
+        word = layout.selector_bits(1 << (channel.port >> layout.word_shift))
+        if not self._engine.set_bits(vcpu.info + layout.selector, word) & word:
             mark_events_pending(vcpu)
 
     def clear_pending(self, channel: Channel) -> None:
@@ -59,7 +61,9 @@ class TwoLevelDelivery:
 
     def unmask(self, channel: Channel) -> None:
         """See Delivery."""
-        address, bit = self._bit(MASK_OFFSET, channel.port)
+        if channel.port >= self.ports:
+            return
+        address, bit = self._bit(self._domain.shared_layout.mask, channel.port)
         if self._engine.clear_bits(address, bit) & bit and self.is_pending(channel.port):
             self._select(channel)
 
@@ -69,7 +73,7 @@ class TwoLevelDelivery:
 
     def is_masked(self, port: int) -> bool:
         """See Delivery."""
-        return self._test(MASK_OFFSET, port)
+        return self._test(self._domain.shared_layout.mask, port)
 
     def is_busy(self, port: int) -> bool:
         """See Delivery. There are no queues."""

@@ -45,12 +45,6 @@ def grant_table_op(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
 # -- queries: one structure ---------------------------------------------------------------------------------------------
 
 
-def _write_field(vcpu: Vcpu, argument: int, op: ctypes.Structure, name: str) -> None:
-    """Copy one field of an operation out, as Xen does: the rest of it stays the guest's."""
-    field = getattr(type(op), name)
-    guest_access.write(vcpu, argument + field.offset, bytes(op)[field.offset : field.offset + field.size])
-
-
 def _own_table_status(vcpu: Vcpu, untrusted_domid: int) -> int:
     """Whether a query may go on: a domain asks only about itself."""
     try:
@@ -60,14 +54,19 @@ def _own_table_status(vcpu: Vcpu, untrusted_domid: int) -> int:
     return abi.GNTST_okay
 
 
-def _write_frames(vcpu: Vcpu, address: int, frames: list[int]) -> int:
+def _write_frames(vcpu: Vcpu, address: int, frames: list[int], write: Callable[[Vcpu, int, int, int], None]) -> int:
     """The list of a query's answer, as the guest names frames. -> its status."""
     try:
         for index, mfn in enumerate(frames):
-            guest_access.write_word(vcpu, address + 8 * index, vcpu.domain.guest_frame(mfn))
+            write(vcpu, address, vcpu.domain.guest_frame(mfn), index)
     except guest_access.GuestFault:
         return abi.GNTST_bad_virt_addr
     return abi.GNTST_okay
+
+
+def _write_64(vcpu: Vcpu, array: int, value: int, index: int) -> None:
+    """The frames of statuses are 64-bit numbers for every caller."""
+    guest_access.write_word(vcpu, array + 8 * index, value)
 
 
 def _setup_table(vcpu: Vcpu, op: abi.gnttab_setup_table, argument: int) -> int:
@@ -76,11 +75,11 @@ def _setup_table(vcpu: Vcpu, op: abi.gnttab_setup_table, argument: int) -> int:
     if op.status == abi.GNTST_okay:
         try:
             table.grow(op.nr_frames)
-            op.status = _write_frames(vcpu, op.frame_list, table.frames[: op.nr_frames])
+            op.status = _write_frames(vcpu, op.frame_list, table.frames[: op.nr_frames], guest_access.write_long)
         except HypercallError as refusal:
             vcpu.hypervisor.guest_log(vcpu.domain.domid, f"setup_table: {refusal.reason}")
             op.status = abi.GNTST_general_error
-    _write_field(vcpu, argument, op, "status")
+    guest_access.write_member(vcpu, argument, op, "status")
     return 0
 
 
@@ -91,8 +90,8 @@ def _get_status_frames(vcpu: Vcpu, op: abi.gnttab_get_status_frames, argument: i
         if op.nr_frames > len(frames):
             op.status = abi.GNTST_general_error
         else:
-            op.status = _write_frames(vcpu, op.frame_list, frames[: op.nr_frames])
-    _write_field(vcpu, argument, op, "status")
+            op.status = _write_frames(vcpu, op.frame_list, frames[: op.nr_frames], _write_64)
+    guest_access.write_member(vcpu, argument, op, "status")
     return 0
 
 
@@ -120,7 +119,7 @@ def _set_version(vcpu: Vcpu, op: abi.gnttab_set_version, argument: int) -> int:
 def _get_version(vcpu: Vcpu, op: abi.gnttab_get_version, argument: int) -> int:
     vcpu.hypervisor.check_own_domid(vcpu.domain, op.dom)
     op.version = vcpu.domain.grant_table.entries.version
-    _write_field(vcpu, argument, op, "version")
+    guest_access.write_member(vcpu, argument, op, "version")
     return 0
 
 
@@ -129,7 +128,7 @@ def _get_version(vcpu: Vcpu, op: abi.gnttab_get_version, argument: int) -> int:
 
 def _run_list(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
     layout, operation, whole = _LISTS[command]
-    size = ctypes.sizeof(layout)
+    size = guest_access.size_of(vcpu, layout)
     batch: list[grant_mapping.Unmapped] = []
     try:
         for index in _this_time(command, argument, size, count):
@@ -146,7 +145,7 @@ def _run_list(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
             if whole:
                 guest_access.write_structure(vcpu, address, op)
             else:
-                _write_field(vcpu, address, op, "status")
+                guest_access.write_member(vcpu, address, op, "status")
     finally:
         grant_mapping.complete(vcpu.domain, batch)
     return 0
@@ -191,7 +190,7 @@ def _swap_grant_ref(vcpu: Vcpu, op: abi.gnttab_swap_grant_ref) -> None:
 
 def _cache_flush(vcpu: Vcpu, argument: int, count: int) -> int:
     """GNTTABOP_cache_flush: checked; caches are coherent here. The first refusal ends the list."""
-    size = ctypes.sizeof(abi.gnttab_cache_flush)
+    size = guest_access.size_of(vcpu, abi.gnttab_cache_flush)
     for index in _this_time(abi.GNTTABOP_cache_flush, argument, size, count):
         _flush_one(vcpu.domain, guest_access.read_structure(vcpu, argument + index * size, abi.gnttab_cache_flush))
     return 0

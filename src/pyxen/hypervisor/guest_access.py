@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from pyxen.abi import compat
 from pyxen.hypervisor.page_tables import ADDRESS, PRESENT, RW
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LOWER_HALF_END = 1 << 47
 XEN_RANGE_END = 0xFFFF_8800_0000_0000
 TOP = 1 << 64
+MASK64 = TOP - 1
 
 Layout = TypeVar("Layout", bound=ctypes.Structure)
 
@@ -131,11 +133,49 @@ def write_word(vcpu: Vcpu, address: int, value: int) -> None:
     vcpu.hypervisor.note_write(machine >> 12)
 
 
+# -- what hypercalls name by address: of 32-bit callers in their own layout -------------------------------------------------------
+
+
 def read_structure(vcpu: Vcpu, address: int, layout: type[Layout]) -> Layout:
     """A copy of the structure at ``address``: what it holds cannot change any more under the checks."""
+    if vcpu.narrow_caller:
+        form: compat.Translation[Layout] = compat.translation(layout)
+        return form.widen(read(vcpu, address, form.size))
     return layout.from_buffer_copy(read(vcpu, address, ctypes.sizeof(layout)))
 
 
 def write_structure(vcpu: Vcpu, address: int, value: ctypes.Structure) -> None:
     """Copy a structure out."""
-    write(vcpu, address, bytes(value))
+    write(vcpu, address, compat.translation(type(value)).shorten(value) if vcpu.narrow_caller else bytes(value))
+
+
+def write_member(vcpu: Vcpu, address: int, value: ctypes.Structure, name: str) -> None:
+    """Copy one integer of the structure at ``address`` out: the rest of it stays the guest's."""
+    layout = type(value)
+    member = getattr(compat.narrow_type(layout) if vcpu.narrow_caller else layout, name)
+    write(vcpu, address + member.offset, (getattr(value, name) & MASK64).to_bytes(8, "little")[: member.size])
+
+
+def size_of(vcpu: Vcpu, layout: type[ctypes.Structure]) -> int:
+    """Octets of a structure, for lists of them."""
+    return compat.translation(layout).size if vcpu.narrow_caller else ctypes.sizeof(layout)
+
+
+def long_size(vcpu: Vcpu) -> int:
+    """Octets of an unsigned long, a frame number or a pointer (``guest_long``)."""
+    return compat.LONG if vcpu.narrow_caller else 8
+
+
+def read_long(vcpu: Vcpu, array: int, index: int = 0) -> int:
+    """Element of an array of unsigned longs."""
+    if vcpu.narrow_caller:
+        return int.from_bytes(read(vcpu, array + compat.LONG * index, compat.LONG), "little")
+    return read_word(vcpu, array + 8 * index)
+
+
+def write_long(vcpu: Vcpu, array: int, value: int, index: int = 0) -> None:
+    """Element of an array of unsigned longs. What does not fit a 32-bit caller's is cut off."""
+    if vcpu.narrow_caller:
+        write(vcpu, array + compat.LONG * index, (value & 0xFFFFFFFF).to_bytes(compat.LONG, "little"))
+    else:
+        write_word(vcpu, array + 8 * index, value)

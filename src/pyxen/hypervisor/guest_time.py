@@ -12,7 +12,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from pyxen.abi.xen import shared_info, vcpu_info
+from pyxen.abi.xen import vcpu_info
 from pyxen.engine.interface import Engine
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ CORRECTION_PERIOD_NS = 1_000_000_000
 TOLERANCE_NS = 20_000
 LARGEST_CORRECTION = 500e-6
 TIME_OFFSET: int = vcpu_info.time.offset
-WALL_CLOCK_OFFSET: int = shared_info.wc_version.offset
 _TIME = struct.Struct("<IIQQIbBH")
 
 
@@ -122,8 +121,9 @@ class GuestTime:
         """Wall-clock time at system time 0 (wc_version, wc_sec, wc_nsec, wc_sec_hi)."""
         start_ns = time.time_ns() - self.now()
         seconds, nanoseconds = divmod(start_ns, 10**9)
-        octets = domain.hypervisor.memory.octets
-        where = domain.shared_info + WALL_CLOCK_OFFSET
+        octets, layout = domain.hypervisor.memory.octets, domain.shared_layout
+        where = domain.shared_info + layout.wall_clock
         version = (struct.unpack_from("<I", octets, where)[0] + 1 | 1) & 0xFFFFFFFF
-        struct.pack_into("<4I", octets, where, version, seconds & 0xFFFFFFFF, nanoseconds, seconds >> 32)
+        struct.pack_into("<3I", octets, where, version, seconds & 0xFFFFFFFF, nanoseconds)
+        struct.pack_into("<I", octets, domain.shared_info + layout.wall_clock_high, seconds >> 32)
         struct.pack_into("<I", octets, where, version + 1 & 0xFFFFFFFF)

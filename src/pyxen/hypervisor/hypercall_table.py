@@ -49,7 +49,8 @@ PV, HVM, BOTH = frozenset((False,)), frozenset((True,)), frozenset((False, True)
 class Hypercall:
     """One line of the table. ``guests``: which kinds have it, by ``Vcpu.is_hvm``; for the others it is not there.
     ``privileged``: only Domain 0; others get -EPERM. ``narrow``: which arguments Xen declares as (unsigned) int,
-    so that their upper 32 bits mean nothing (xen/include/hypercall-defs.c)."""
+    so that their upper 32 bits mean nothing (xen/include/hypercall-defs.c). ``wide``: it has one argument of 64 bits, which a 32-bit
+    caller passes in two."""
 
     number: int
     name: str
@@ -57,6 +58,7 @@ class Hypercall:
     arguments: int
     privileged: bool = False
     narrow: tuple[int, ...] = ()
+    wide: bool = False
     guests: frozenset[bool] = BOTH
 
 
@@ -75,7 +77,7 @@ HYPERCALLS = (
     Hypercall(xen.HYPERVISOR_memory_op, "memory_op", memory_op.memory_op, 2),
     Hypercall(xen.HYPERVISOR_multicall, "multicall", multicall.multicall, 2, narrow=(1,)),
     Hypercall(xen.HYPERVISOR_update_va_mapping, "update_va_mapping", mmu_ops.update_va_mapping, 3, guests=PV),
-    Hypercall(xen.HYPERVISOR_set_timer_op, "set_timer_op", sched_op.set_timer_op, 1),
+    Hypercall(xen.HYPERVISOR_set_timer_op, "set_timer_op", sched_op.set_timer_op, 1, wide=True),
     Hypercall(xen.HYPERVISOR_xen_version, "xen_version", xen_version.xen_version, 2, narrow=(0,)),
     Hypercall(xen.HYPERVISOR_console_io, "console_io", console_io.console_io, 3, narrow=(0, 1)),
     Hypercall(xen.HYPERVISOR_grant_table_op, "grant_table_op", grant_table_op.grant_table_op, 3, narrow=(0, 2)),
@@ -103,6 +105,8 @@ HYPERCALLS = (
 )
 TABLE = {entry.number: entry for entry in HYPERCALLS}
 _ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+#: Those of 32-bit code, of which only the lower halves count.
+_NARROW_REGISTERS = ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")
 
 
 def _getter(count: int) -> Callable[[CpuState], tuple[int, ...]]:
@@ -116,12 +120,25 @@ def _getter(count: int) -> Callable[[CpuState], tuple[int, ...]]:
 
 _GETTERS = {entry.number: _getter(entry.arguments) for entry in HYPERCALLS}
 _ALL_ARGUMENTS = _getter(6)
+_NARROW_ARGUMENTS: Callable[[CpuState], tuple[int, ...]] = operator.attrgetter(*_NARROW_REGISTERS)
+
+
+def _arguments(vcpu: Vcpu, number: int) -> tuple[int, ...]:
+    """As many as the hypercall has, or more."""
+    if vcpu.narrow_caller:
+        return tuple(value & MASK32 for value in _NARROW_ARGUMENTS(vcpu.state))
+    return _GETTERS.get(number, _ALL_ARGUMENTS)(vcpu.state)
+
+
+def _set_result(vcpu: Vcpu, result: int) -> None:
+    vcpu.state.rax = result & (MASK32 if vcpu.narrow_caller else MASK64)
 
 
 def dispatch(vcpu: Vcpu) -> None:
-    """A hypercall of the guest kernel: the number in RAX, arguments in RDI, RSI, RDX, R10, R8, R9; the result to RAX."""
+    """A hypercall of the guest kernel: the number in RAX, arguments in RDI, RSI, RDX, R10, R8, R9; the result to RAX. In 32-bit code
+    EAX; EBX, ECX, EDX, ESI, EDI, EBP."""
     state = vcpu.state
-    number = state.rax
+    number = state.rax & MASK32 if vcpu.narrow_caller else state.rax
     hooks = vcpu.hypervisor.hooks
     vcpu.current_hypercall = number
     if hooks.before_hypercall or hooks.after_hypercall:
@@ -132,9 +149,8 @@ def dispatch(vcpu: Vcpu) -> None:
     else:
         if not vcpu.is_hvm:
             state.rcx, state.r11 = state.rip, state.rflags
-        getter = _GETTERS.get(number, _ALL_ARGUMENTS)
         try:
-            state.rax = call(vcpu, number, getter(state)) & MASK64
+            _set_result(vcpu, call(vcpu, number, _arguments(vcpu, number)))
         except Preempted as continuation:
             _continue_later(vcpu, continuation)
     vcpu.current_hypercall = None
@@ -145,14 +161,15 @@ def describe_hypercall(vcpu: Vcpu) -> str:
     number = vcpu.current_hypercall or 0
     entry = TABLE.get(number)
     name = entry.name if entry else f"hypercall {number}"
-    arguments = _GETTERS.get(number, _ALL_ARGUMENTS)(vcpu.state)
+    arguments = _arguments(vcpu, number)
     return f"{name}({', '.join(f'{argument:#x}' for argument in arguments)})"
 
 
 def _continue_later(vcpu: Vcpu, continuation: Preempted) -> None:
     """Execute the hypercall instruction again, with the arguments that are left (hypercall_create_continuation)."""
     state = vcpu.state
-    for register, value in zip(_ARGUMENT_REGISTERS, continuation.arguments, strict=False):
+    registers = _NARROW_REGISTERS if vcpu.narrow_caller else _ARGUMENT_REGISTERS
+    for register, value in zip(registers, continuation.arguments, strict=False):
         setattr(state, register, value)
     state.rip -= vcpu.hypercall_length
     vcpu.hypervisor.let_others_in()
@@ -164,7 +181,7 @@ def _observed(vcpu: Vcpu, number: int) -> None:
     hooks = vcpu.hypervisor.hooks
     entry = TABLE.get(number)
     name = entry.name if entry else f"hypercall {number}"
-    arguments = _GETTERS.get(number, _ALL_ARGUMENTS)(state)
+    arguments = _arguments(vcpu, number)
     event = HypercallEvent(vcpu.domain.domid, vcpu.vcpu_id, number, name, arguments, None)
     hooks.publish(hooks.before_hypercall, event)
     result = 0
@@ -176,7 +193,7 @@ def _observed(vcpu: Vcpu, number: int) -> None:
             state.rcx, state.r11 = state.rip, state.rflags
         try:
             result = call(vcpu, number, arguments)
-            state.rax = result & MASK64
+            _set_result(vcpu, result)
         except Preempted as continuation:
             _continue_later(vcpu, continuation)
     if hooks.after_hypercall:
@@ -191,6 +208,8 @@ def call(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int:
     if entry is None or entry.handler is None or vcpu.is_hvm not in entry.guests:
         domain.note_unimplemented(f"hypercall {number}")
         return -errno.ENOSYS
+    if entry.wide and vcpu.narrow_caller:
+        arguments = (arguments[0] | arguments[1] << 32,)
     for position in entry.narrow:
         if arguments[position] > MASK32:
             arguments = (*arguments[:position], arguments[position] & MASK32, *arguments[position + 1 :])

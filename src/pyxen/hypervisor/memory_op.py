@@ -71,7 +71,7 @@ def _machphys_mfn_list(vcpu: Vcpu, command: int, argument: int) -> int:
     op = guest_access.read_structure(vcpu, argument, abi.machphys_mfn_list)
     pages = vcpu.hypervisor.m2p_pages[: op.max_extents]
     for index, mfn in enumerate(pages):
-        guest_access.write_word(vcpu, op.extent_start + 8 * index, mfn)
+        guest_access.write_long(vcpu, op.extent_start, mfn, index)
     op.nr_extents = len(pages)
     guest_access.write_structure(vcpu, argument, op)
     return 0
@@ -171,7 +171,7 @@ def _decrease_reservation(vcpu: Vcpu, command: int, argument: int) -> int:
     reservation, start, count = _reservation(vcpu, command, argument)
     for index in _this_time(reservation, start, command, argument):
         try:
-            mfn = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
+            mfn = guest_access.read_long(vcpu, reservation.extent_start, index)
             vcpu.domain.release_extent(mfn, 1 << reservation.extent_order)
         except HypercallError as refusal:
             vcpu.hypervisor.guest_log(vcpu.domain.domid, f"decrease_reservation: {refusal.reason}")
@@ -186,9 +186,7 @@ def _populate_gfns(vcpu: Vcpu, command: int, argument: int) -> int:
     reservation, start, count = _reservation(vcpu, command, argument)
     for index in _this_time(reservation, start, command, argument):
         try:
-            physmap_op.populate(
-                vcpu.domain, guest_access.read_word(vcpu, reservation.extent_start + 8 * index), 1 << reservation.extent_order
-            )
+            physmap_op.populate(vcpu.domain, guest_access.read_long(vcpu, reservation.extent_start, index), 1 << reservation.extent_order)
         except (HypercallError, guest_access.GuestFault):
             return index
     return count
@@ -202,7 +200,7 @@ def _release_gfns(vcpu: Vcpu, command: int, argument: int) -> int:
     extents: list[range] = []
     with contextlib.suppress(guest_access.GuestFault):
         for index in range(start, end):
-            first = guest_access.read_word(vcpu, reservation.extent_start + 8 * index)
+            first = guest_access.read_long(vcpu, reservation.extent_start, index)
             extents.append(range(first, first + pages))
     done, reason = physmap_op.release(vcpu.domain, extents)
     if reason:

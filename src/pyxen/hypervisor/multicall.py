@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import struct
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from pyxen.abi.xen import (
     HYPERVISOR_mmuext_op,
     HYPERVISOR_multicall,
     HYPERVISOR_set_trap_table,
-    multicall_entry,
 )
 from pyxen.hypervisor import guest_access, hypercall_table
 from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
@@ -25,10 +23,9 @@ from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
-SIZE = ctypes.sizeof(multicall_entry)
-RESULT_OFFSET: int = multicall_entry.result.offset
-ARGUMENTS_OFFSET: int = multicall_entry.args.offset
-_ENTRY = struct.Struct("<8Q")
+#: All of an entry are unsigned longs: number, result, arguments. By the size of these.
+_ENTRIES = {8: struct.Struct("<8Q"), 4: struct.Struct("<8I")}
+_RESULT, _ARGUMENTS = 1, 2
 #: Calls with a list: which argument is its length, in 31 bits.
 _LIST_LENGTHS = {HYPERVISOR_mmu_update: 1, HYPERVISOR_mmuext_op: 1, HYPERVISOR_grant_table_op: 2}
 LENGTH_MASK = 0x7FFFFFFF
@@ -40,8 +37,9 @@ LONG_CALL = BUDGET // 16
 def multicall(vcpu: Vcpu, address: int, count: int) -> int:
     """Run ``count`` entries at ``address``, each result into its entry. -EFAULT when the list can't be read or written."""
     work, time_slice = 0, Slice()
+    entry = _ENTRIES[guest_access.long_size(vcpu)]
     for done in range(count):
-        number, _, *arguments = _ENTRY.unpack(guest_access.read(vcpu, address, SIZE))
+        number, _, *arguments = entry.unpack(guest_access.read(vcpu, address, entry.size))
         work += _work(number, arguments)
         if done and (work > BUDGET or time_slice.over):
             raise Preempted(address, count - done)
@@ -49,11 +47,11 @@ def multicall(vcpu: Vcpu, address: int, count: int) -> int:
             result = _one(vcpu, number, tuple(arguments))
         except Preempted as inner:
             # The rest of the inner call stays in its entry, and the list goes on with that entry.
-            left = struct.pack(f"<{len(inner.arguments)}Q", *inner.arguments)
-            guest_access.write(vcpu, address + ARGUMENTS_OFFSET, left)
+            for position, value in enumerate(inner.arguments):
+                guest_access.write_long(vcpu, address, value, _ARGUMENTS + position)
             raise Preempted(address, count - done) from None
-        guest_access.write_word(vcpu, address + RESULT_OFFSET, result & (1 << 64) - 1)
-        address += SIZE
+        guest_access.write_long(vcpu, address, result & (1 << 64) - 1, _RESULT)
+        address += entry.size
     return 0
 
 

@@ -40,6 +40,8 @@ class Vcpu:
     #: Whether it has ring 0 and an IDT of its own (``HvmVcpu``).
     is_hvm = False
     hypercall_length = 2  #: of the instruction
+    #: Whether the hypercall that it makes is one of 32-bit code, so that arguments and structures are narrow (``abi.compat``).
+    narrow_caller = False
     #: Whether CPUID shows a local APIC.
     local_apic_enabled = False
 

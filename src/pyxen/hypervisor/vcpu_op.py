@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 SHORTEST_PERIOD_NS = 1_000_000
 LONGEST_PERIOD_NS = 1 << 62
-PENDING_SELECTOR_ALL = (1 << 64) - 1
-_RUNSTATE = struct.Struct("<i4xQ4Q")
-ENTRY_TIME_OFFSET: int = abi.vcpu_runstate_info.state_entry_time.offset
-ENTRY_TIME = slice(ENTRY_TIME_OFFSET, ENTRY_TIME_OFFSET + 8)
+ALL_WORDS = (1 << 64) - 1
+#: vcpu_runstate_info of 64-bit and of 32-bit guests: state, state_entry_time, four times.
+_RUNSTATE, _RUNSTATE_NARROW = struct.Struct("<i4xQ4Q"), struct.Struct("<iQ4Q")
+_TIMES_SIZE = 5 * 8
 
 
 def vcpu_op(vcpu: Vcpu, command: int, vcpu_id: int, argument: int) -> int:
@@ -72,9 +72,10 @@ def _is_up(caller: Vcpu, target: Vcpu, argument: int) -> int:
 
 
 def runstate_image(vcpu: Vcpu, flag: int = 0) -> bytes:
-    """struct vcpu_runstate_info as of its last change of state, with ``flag`` in state_entry_time."""
+    """struct vcpu_runstate_info as of its last change of state, with ``flag`` in state_entry_time, as its domain has it."""
     runstate = vcpu.runstate
-    return _RUNSTATE.pack(runstate.state, runstate.entered_ns | flag, *runstate.times_ns)
+    form = _RUNSTATE_NARROW if vcpu.domain.shared_layout.narrow else _RUNSTATE
+    return form.pack(runstate.state, runstate.entered_ns | flag, *runstate.times_ns)
 
 
 def write_runstate(vcpu: Vcpu) -> None:
@@ -82,9 +83,11 @@ def write_runstate(vcpu: Vcpu) -> None:
     area, image = vcpu.runstate_area, runstate_image(vcpu)
     if vcpu.domain.vm_assist >> VMASST_TYPE_runstate_update_flag & 1:
         marked = runstate_image(vcpu, abi.XEN_RUNSTATE_UPDATE)
-        guest_access.write_kernel(vcpu, area + ENTRY_TIME_OFFSET, marked[ENTRY_TIME])
+        start = len(image) - _TIMES_SIZE
+        entry_time = slice(start, start + 8)
+        guest_access.write_kernel(vcpu, area + start, marked[entry_time])
         guest_access.write_kernel(vcpu, area, marked)
-        guest_access.write_kernel(vcpu, area + ENTRY_TIME_OFFSET, image[ENTRY_TIME])
+        guest_access.write_kernel(vcpu, area + start, image[entry_time])
     else:
         guest_access.write_kernel(vcpu, area, image)
 
@@ -92,12 +95,13 @@ def write_runstate(vcpu: Vcpu) -> None:
 def _get_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:
     runstate = target.runstate
     times = runstate.snapshot(target.hypervisor.now())
-    guest_access.write(caller, argument, _RUNSTATE.pack(runstate.state, runstate.entered_ns, *times))
+    form = _RUNSTATE_NARROW if caller.narrow_caller else _RUNSTATE
+    guest_access.write(caller, argument, form.pack(runstate.state, runstate.entered_ns, *times))
     return 0
 
 
 def _register_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:
-    address = guest_access.read_word(caller, argument)
+    address = guest_access.read_long(caller, argument)
     if address:
         guest_access.write(caller, address, runstate_image(target))
     target.runstate_area = address
@@ -105,7 +109,7 @@ def _register_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:
 
 
 def _register_time(caller: Vcpu, target: Vcpu, argument: int) -> int:
-    address = guest_access.read_word(caller, argument)
+    address = guest_access.read_long(caller, argument)
     if address:
         guest_access.write(caller, address, caller.hypervisor.guest_time.image())
     target.time_area = address
@@ -170,13 +174,13 @@ def _register_info(caller: Vcpu, target: Vcpu, argument: int) -> int:
     mfn = caller.domain.machine_frame(op.mfn)
     caller.hypervisor.frames.get_page_and_type(mfn, caller.domain.domid, WRITABLE)
     new = (mfn << 12) + op.offset
-    octets, words = caller.octets, caller.words
+    octets, layout = caller.octets, caller.domain.shared_layout
     octets[new : new + VCPU_INFO_SIZE] = octets[target.info : target.info + VCPU_INFO_SIZE]
     target.info = new
     target.info_registered = True
     target.info_frame = mfn
     # Anything could have arrived while it moved: everything is looked at again.
-    words[(new + 8) >> 3] = PENDING_SELECTOR_ALL
+    caller.hypervisor.engine.set_bits(new + layout.selector, layout.selector_bits(ALL_WORDS))
     octets[new] = 1
     target.kick()
     return 0

@@ -88,7 +88,7 @@ def _compile_info(vcpu: Vcpu, argument: int) -> int:
 
 
 def _platform_parameters(vcpu: Vcpu, argument: int) -> int:
-    guest_access.write_word(vcpu, argument, VIRT_START)
+    guest_access.write_long(vcpu, argument, VIRT_START)
     return 0
 
 

@@ -240,7 +240,7 @@ def elf(**changes: object) -> bytes:
     [
         (elf(machine=183), r"another architecture \(Arm64\)"),
         (elf(machine=0x1234), "ELF machine number 4660"),
-        (elf(machine=3, elf_class=1), "32-bit x86 kernel"),
+        (elf(machine=3, elf_class=2), "i386 ELF file of the 64-bit class"),
         (elf(elf_class=1), "x32"),
         (elf(elf_type=1), "ELF file of type 1, not an executable"),
         (elf(notes=None), "no Xen notes in it; a kernel for Xen PV domains is needed: Linux built with CONFIG_XEN_PV"),

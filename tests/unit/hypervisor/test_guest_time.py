@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyxen.abi.xen import shared_info, vcpu_time_info
-from pyxen.hypervisor.guest_time import TIME_OFFSET, WALL_CLOCK_OFFSET, GuestTime
+from pyxen.hypervisor.guest_time import TIME_OFFSET, GuestTime
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor.machine import SmallDomain
 
@@ -93,7 +93,7 @@ def test_version_wraps(machine: Hypervisor) -> None:
         struct.pack_into("<I", machine.memory.octets, where, version)
         machine.guest_time.write_time(machine.memory.octets, where)
         assert struct.unpack_from("<I", machine.memory.octets, where)[0] % 2 == 0
-    clock = guest.domain.shared_info + WALL_CLOCK_OFFSET
+    clock = guest.domain.shared_info + guest.domain.shared_layout.wall_clock
     for version in (0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD):
         struct.pack_into("<I", machine.memory.octets, clock, version)
         machine.guest_time.write_wall_clock(guest.domain)

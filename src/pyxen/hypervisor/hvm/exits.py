@@ -86,18 +86,14 @@ def on_halt(vcpu: HvmVcpu) -> None:
 
 
 def on_hypercall(vcpu: HvmVcpu) -> None:
-    """VMCALL or VMMCALL: from ring 0 only. The layouts of 32-bit callers are not there yet."""
+    """VMCALL or VMMCALL: from ring 0 only, so not in virtual-8086 mode either."""
     state = vcpu.state
+    state.rip += vcpu.hypercall_length
     if state.cpl:
         state.rax = -errno.EPERM & MASK64
-        state.rip += vcpu.hypercall_length
-    elif not state.segs[1].attributes >> 21 & 1:
-        vcpu.domain.note_unimplemented(f"hypercall {state.rax & MASK32} of 32-bit code")
-        state.rax = -errno.ENOSYS & MASK32
-        state.rip += vcpu.hypercall_length
-    else:
-        state.rip += vcpu.hypercall_length
-        hypercall_table.dispatch(vcpu)
+        return
+    vcpu.narrow_caller = not vcpu.in_64_bit_code
+    hypercall_table.dispatch(vcpu)
 
 
 def on_triple_fault(vcpu: HvmVcpu) -> None:

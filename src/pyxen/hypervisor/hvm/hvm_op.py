@@ -61,6 +61,7 @@ def _set_param(vcpu: HvmVcpu, argument: int) -> int:
         return refusal
     if op.index == params.HVM_PARAM_CALLBACK_IRQ:
         vcpu.container.set_callback(op.value)
+        vcpu.container.latch_width(vcpu)
     elif op.index == params.HVM_PARAM_X87_FIP_WIDTH and op.value not in (0, 4, 8):
         return -errno.EINVAL
     vcpu.container.parameters[op.index] = op.value

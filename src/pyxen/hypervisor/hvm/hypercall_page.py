@@ -31,6 +31,7 @@ def place(vcpu: HvmVcpu, value: int) -> bool:
     machine = vcpu.container.physical_map.machine_address(value & ~0xFFF, write=True)
     if value & 0xFFF or machine is None:
         return False
+    vcpu.container.latch_width(vcpu)
     _, ebx, ecx, edx = vcpu.domain.cpuid.query(0, 0, vcpu)
     vcpu.octets[machine : machine + 4096] = content(struct.pack("<3I", ebx, edx, ecx))
     vcpu.hypervisor.note_write(machine >> 12)

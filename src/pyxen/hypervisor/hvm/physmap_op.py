@@ -120,8 +120,8 @@ def add_to_physmap_batch(vcpu: Vcpu, command: int, argument: int) -> int:
         return -errno.EPERM if op.space == abi.XENMAPSPACE_gmfn_foreign else -errno.EINVAL
     done = min(op.size, BUDGET)
     for number in range(done):
-        index = guest_access.read_word(vcpu, op.idxs + 8 * number)
-        gfn = guest_access.read_word(vcpu, op.gpfns + 8 * number)
+        index = guest_access.read_long(vcpu, op.idxs, number)
+        gfn = guest_access.read_long(vcpu, op.gpfns, number)
         result = 0
         try:
             _map_one(vcpu.domain, op.space, index, gfn)
@@ -129,7 +129,8 @@ def add_to_physmap_batch(vcpu: Vcpu, command: int, argument: int) -> int:
             result = -refusal.errno
         guest_access.write(vcpu, op.errs + 4 * number, result.to_bytes(4, "little", signed=True))
     if done < op.size:
-        op.idxs, op.gpfns, op.errs, op.size = op.idxs + 8 * done, op.gpfns + 8 * done, op.errs + 4 * done, op.size - done
+        longs = guest_access.long_size(vcpu) * done
+        op.idxs, op.gpfns, op.errs, op.size = op.idxs + longs, op.gpfns + longs, op.errs + 4 * done, op.size - done
         guest_access.write_structure(vcpu, argument, op)
         raise Preempted(command, argument)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyxen.engine.interface import VirtualCpu
+from pyxen.engine.interface import CS, VirtualCpu
 from pyxen.hypervisor.hvm.guest_paging import machine_address
 from pyxen.hypervisor.hvm.local_apic import ENABLED, LocalApic
 from pyxen.hypervisor.vcpu import Vcpu
@@ -12,6 +12,9 @@ from pyxen.hypervisor.vcpu import Vcpu
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
     from pyxen.hypervisor.hvm.container import HvmContainer
+
+EFER_LMA = 1 << 10
+CODE_LONG = 1 << 21  #: of a code segment's attributes
 
 
 class HvmVcpu(Vcpu):
@@ -35,6 +38,11 @@ class HvmVcpu(Vcpu):
     def siblings(self) -> list[HvmVcpu]:
         """All vCPUs of its domain, itself included."""
         return [vcpu for vcpu in self.domain.vcpus if isinstance(vcpu, HvmVcpu)]
+
+    @property
+    def in_64_bit_code(self) -> bool:
+        """Whether it executes such; not in compatibility mode, whose hypercalls are those of 32-bit code."""
+        return bool(self.state.efer & EFER_LMA and self.state.segs[CS].attributes & CODE_LONG)
 
     def machine_address(self, address: int, *, write: bool) -> int | None:
         """Of the octet at a linear address, by the guest's own page tables."""

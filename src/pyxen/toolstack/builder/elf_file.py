@@ -1,4 +1,4 @@
-"""A checked view of a 64-bit little-endian x86 ELF file: its loadable segments, its sections, nothing else.
+"""A checked view of a little-endian x86 ELF file, 64-bit or 32-bit: its loadable segments, its sections, nothing else.
 
 Everything in the file is untrusted: a range is checked before it is read, and no size out of the file decides an allocation
 before it was checked against the file's own size.
@@ -7,6 +7,7 @@ before it was checked against the file's own size.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyxen.toolstack.builder.byte_source import ByteSource
@@ -32,12 +33,6 @@ _MACHINES = {
     243: "RISC-V",
     258: "LoongArch",
 }
-
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
-
-_ADDRESS_LIMIT = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,42 @@ class Section:
     size: int
 
 
+@dataclass(frozen=True)
+class _Class:
+    """How the headers of 32- or 64-bit files are laid out. ``segment`` makes a Segment of a program header's fields."""
+
+    bits: int
+    machine: int
+    header: struct.Struct
+    program_header: struct.Struct
+    section_header: struct.Struct
+    segment: Callable[..., Segment]
+
+
+_ELF64 = _Class(
+    64,
+    _EM_X86_64,
+    struct.Struct("<16sHHIQQQIHHHHHH"),
+    struct.Struct("<IIQQQQQQ"),
+    struct.Struct("<IIQQQQIIQQ"),
+    lambda kind, flags, offset, virtual, physical, in_file, in_memory, _: Segment(
+        kind, flags, offset, virtual, physical, in_file, in_memory
+    ),
+)
+_ELF32 = _Class(
+    32,
+    _EM_386,
+    struct.Struct("<16sHHIIIIIHHHHHH"),
+    struct.Struct("<IIIIIIII"),
+    struct.Struct("<IIIIIIIIII"),
+    lambda kind, offset, virtual, physical, in_file, in_memory, flags, _: Segment(
+        kind, flags, offset, virtual, physical, in_file, in_memory
+    ),
+)
+
+
 class ElfFile:
-    """The headers of an ELF file, checked. Raises KernelFormatError and KernelUnsupportedError."""
+    """The headers of an ELF file, checked. ``bits``: 64 or 32. Raises KernelFormatError and KernelUnsupportedError."""
 
     def __init__(self, source: ByteSource) -> None:
         self.source = source
@@ -77,14 +106,20 @@ class ElfFile:
         if ident[5] != 1:
             raise KernelUnsupportedError("a big-endian ELF file; a kernel for x86-64 is needed")
         machine = struct.unpack("<H", source.read(18, 2, "ELF header"))[0]
-        if machine == _EM_386:
-            raise KernelUnsupportedError("a 32-bit x86 kernel; only 64-bit PV kernels can run, use the amd64 one")
-        if machine != _EM_X86_64:
+        if machine not in (_EM_386, _EM_X86_64):
             name = _MACHINES.get(machine, f"ELF machine number {machine}")
             raise KernelUnsupportedError(f"a file for another architecture ({name}); a kernel for x86-64 is needed")
-        if ident[4] != 2:
-            raise KernelUnsupportedError("an x86-64 ELF file of the 32-bit class (x32); a 64-bit one is needed")
-        fields = _EHDR.unpack(source.read(0, _EHDR.size, "ELF header"))
+        if ident[4] not in (1, 2):
+            raise KernelFormatError(f"corrupt: its ELF class is {ident[4]}, neither 32 nor 64 bits")
+        self._form = _ELF64 if ident[4] == 2 else _ELF32
+        if machine != self._form.machine:
+            raise KernelUnsupportedError(
+                "an x86-64 ELF file of the 32-bit class (x32); a 64-bit one is needed"
+                if machine == _EM_X86_64
+                else "an i386 ELF file of the 64-bit class, which no processor runs"
+            )
+        self.bits = self._form.bits
+        fields = self._form.header.unpack(source.read(0, self._form.header.size, "ELF header"))
         (_, elf_type, _, _, self.entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, shstrndx) = fields
         if elf_type not in (_ET_EXEC, _ET_DYN):
             raise KernelUnsupportedError(f"an ELF file of type {elf_type}, not an executable; a kernel image (vmlinux, vmlinuz) is needed")
@@ -99,32 +134,31 @@ class ElfFile:
     def _read_segments(self, offset: int, entry_size: int, count: int) -> list[Segment]:
         if count == _PN_XNUM:
             raise KernelFormatError("corrupt: it has more than 65534 ELF program headers")
-        if count and entry_size != _PHDR.size:
-            raise KernelFormatError(f"corrupt: its ELF program headers have {entry_size} bytes each instead of {_PHDR.size}")
-        table = self.source.read(offset, count * _PHDR.size, "ELF program headers")
-        segments = []
-        for kind, flags, start, vaddr, paddr, file_size, memory_size, _align in _PHDR.iter_unpack(table):
-            if kind not in (PT_LOAD, PT_NOTE):
-                continue
-            segment = Segment(kind, flags, start, vaddr, paddr, file_size, memory_size)
+        form = self._form.program_header
+        if count and entry_size != form.size:
+            raise KernelFormatError(f"corrupt: its ELF program headers have {entry_size} bytes each instead of {form.size}")
+        table = self.source.read(offset, count * form.size, "ELF program headers")
+        segments = [self._form.segment(*fields) for fields in form.iter_unpack(table)]
+        wanted = [segment for segment in segments if segment.kind in (PT_LOAD, PT_NOTE)]
+        for segment in wanted:
             self._check_segment(segment)
-            segments.append(segment)
-        return segments
+        return wanted
 
     def _check_segment(self, segment: Segment) -> None:
         if segment.kind != PT_LOAD:
             return
         if segment.memory_size < segment.file_size:
             raise KernelFormatError("corrupt: an ELF segment is larger in the file than in memory")
-        if segment.physical_address + segment.memory_size > _ADDRESS_LIMIT:
+        if segment.physical_address + segment.memory_size > 1 << self.bits:
             raise KernelFormatError("corrupt: an ELF segment wraps around the end of the address space")
 
     def _read_sections(self, offset: int, entry_size: int, count: int, names_index: int) -> list[Section]:
         if offset == 0 or count == 0:
             return []
-        if entry_size != _SHDR.size:
-            raise KernelFormatError(f"corrupt: its ELF section headers have {entry_size} bytes each instead of {_SHDR.size}")
-        table = list(_SHDR.iter_unpack(self.source.read(offset, count * _SHDR.size, "ELF section headers")))
+        form = self._form.section_header
+        if entry_size != form.size:
+            raise KernelFormatError(f"corrupt: its ELF section headers have {entry_size} bytes each instead of {form.size}")
+        table = list(form.iter_unpack(self.source.read(offset, count * form.size, "ELF section headers")))
         names = b""
         if names_index < count and table[names_index][1] not in (0, SHT_NOBITS):
             names = bytes(self.source.read(table[names_index][4], table[names_index][5], "ELF section names"))

@@ -159,6 +159,8 @@ def _check_recognised(data: memoryview) -> None:
 
 
 def _kernel_of(path: Path, elf: ElfFile) -> KernelImage:
+    if elf.bits != 64:
+        raise KernelUnsupportedError("a 32-bit x86 kernel; PV domains are 64-bit: use the amd64 one, or type = 'pvh'")
     notes = read_notes(elf)
     if notes is None:
         raise KernelUnsupportedError(f"no Xen notes in it; {PV_KERNEL_NEEDED}")
