@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pyxen.backends.byte_budget import ByteBudget
@@ -52,6 +53,7 @@ class GuestConsole:
         self._refill: asyncio.TimerHandle | None = None
         self._ring_error_told = False
         self._closed = False
+        self._on_first_output: Callable[[], None] | None = None
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._log = ConsoleLog(log_path, LOG_BYTES)
@@ -84,6 +86,13 @@ class GuestConsole:
         accepted = data[: max(0, INPUT_LIMIT - len(self._input))]
         self._typed(accepted)
         return len(accepted)
+
+    def on_first_output(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when the guest's first output arrives (now, if it has)."""
+        if self.history.end:
+            callback()
+        else:
+            self._on_first_output = callback
 
     def close(self) -> None:
         """Take what output is left and let go of the guest. The history stays readable to those who hold it."""
@@ -145,6 +154,9 @@ class GuestConsole:
 
     def _deliver(self, data: bytes) -> None:
         if data:
+            if self._on_first_output is not None:
+                self._on_first_output()
+                self._on_first_output = None
             self.history.append(data)
             self._log.write(data)
             self._terminal.write(data)

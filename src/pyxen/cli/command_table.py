@@ -33,6 +33,7 @@ COMMANDS: tuple[Command, ...] = (
         "-n, --dryrun                print the resulting configuration only (or use the global -N)\n"
         "-d                          print the resulting configuration too\n"
         "-e                          accepted: the host process watches every domain\n"
+        "--timing                    print what the start spent its time on (not in Xen)\n"
         "key=value                   a setting that overrides the file's\n"
         "A ConfigFile of - is the standard input.",
         modifies=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,6 +19,7 @@ from pyxen.cli.console_session import ConsoleEnd
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE, CommandFailed
 from pyxen.cli.guest_run import created_guest
 from pyxen.cli.image_build import image_app
+from pyxen.cli.start_timing import StartTiming
 from pyxen.cli.statistics import View, table
 from pyxen.host.client import Client, connect
 from pyxen.host.protocol import (
@@ -61,6 +63,7 @@ def run(
     cmdline: Annotated[str, typer.Option(help="The kernel's command line.")] = "console=hvc0",
     name: Annotated[str | None, typer.Option(help="The domain's name; made of the kernel's if not given.")] = None,
     kind: Annotated[str, typer.Option("--type", help="pv, pvh or hvm.")] = "pv",
+    timing: Annotated[bool, typer.Option("--timing", help="At the end, print what the start spent its time on.")] = False,
 ) -> int:
     """Run one guest with its console on this terminal, until it ends. Ctrl-] leaves it running.
 
@@ -77,8 +80,16 @@ def run(
     }
     if ramdisk is not None:
         config["ramdisk"] = str(ramdisk)
-    with connect() as client, created_guest(client, config, os.getcwd()) as guest:
-        if guest.attach() is ConsoleEnd.LEFT:
+    with contextlib.ExitStack() as cleanup:
+        times = cleanup.enter_context(StartTiming("pyxen")) if timing else None
+        client = cleanup.enter_context(connect())
+        guest = cleanup.enter_context(created_guest(client, config, os.getcwd()))
+        if times is not None:
+            times.follow(client, guest.domid)
+        end = guest.attach()
+        if times is not None:
+            times.print(ended=end is ConsoleEnd.DOMAIN_GONE)
+        if end is ConsoleEnd.LEFT:
             guest.kept = True
             _say(f"{guest.name} goes on: xl console {guest.name}, xl shutdown {guest.name}")
             return EXIT_SUCCESS

@@ -26,10 +26,12 @@ from pyxen.host.hypervisor_log import HypervisorLog
 from pyxen.host.log_limit import LogLimit
 from pyxen.host.network_service import NetworkService
 from pyxen.host.package_version import package_version
+from pyxen.host.process_age import process_start
 from pyxen.host.runtime_directory import RuntimeDirectory
 from pyxen.host.scheduling_service import SchedulingService
 from pyxen.host.service import HostService, describe_fault
 from pyxen.host.statistics import StatisticsService
+from pyxen.host.timeline_service import TimelineService
 from pyxen.host.trace_stream import TraceStreams
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.cpu_pools import CpuPools
@@ -38,6 +40,7 @@ from pyxen.toolstack.devices.interfaces import DomainInterfaces
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.inventory import Inventory
 from pyxen.toolstack.lifecycle import Toolstack
+from pyxen.toolstack.timeline import StageReached
 from pyxen.xenstore.daemon import Daemon
 from pyxen.xenstore.guest_link import HypercallConnector
 from pyxen.xenstore.socket_server import SocketServer
@@ -95,7 +98,12 @@ class HostProcess:
         self._processors = processors
         self._metrics_address = metrics_address
         self._started_at = time.time()
+        self._stages = [StageReached("host: process started", process_start())]
+        self._reached("modules loaded")
         self._stopping = asyncio.Event()
+
+    def _reached(self, what: str) -> None:
+        self._stages.append(StageReached(f"host: {what}", time.monotonic()))
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Start everything, call ``ready``, serve until ``host.stop`` or a signal, and take everything down again.
@@ -109,11 +117,13 @@ class HostProcess:
             helpers.serve()
             self._helpers = helpers
             _confine()
+            self._reached("helpers started, privileges given up")
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, self._stopping.set)
             hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes, processors=self._processors)
             undo.callback(hypervisor.close)
             self._hypervisor = hypervisor
+            self._reached("engine tested, machine memory ready")
             log = HypervisorLog(self._runtime.hypervisor_log)
             undo.callback(log.close)
             log.write(hypervisor.console.read().rstrip())
@@ -126,6 +136,7 @@ class HostProcess:
             undo.push_async_callback(server.close)
             undo.callback(self._runtime.host_socket.unlink, missing_ok=True)
             await server.listen(self._runtime.host_socket)
+            self._reached("Domain 0 ready")
             _logger.info("ready; process %d, machine memory %d MiB", os.getpid(), self._memory_bytes >> 20)
             ready()
             await self._stopping.wait()
@@ -173,6 +184,7 @@ class HostProcess:
         traces = TraceStreams(hypervisor.hooks)
         SchedulingService(toolstack).register(table)
         statistics.register(table)
+        TimelineService(toolstack, self._stages).register(table)
         HostService(hypervisor.dom0, toolstack, inventory, self._backends, traces, hypervisor.engine.name).register(table)
         NetworkService(toolstack, self._backends["vif"]).register(table)
         table.call(protocol.HOST_STATUS, self._status)

@@ -26,6 +26,7 @@ from pyxen.toolstack.errors import ToolstackError
 from pyxen.toolstack.file_paths import absolute_path
 from pyxen.toolstack.inventory import DomainEntry, Inventory
 from pyxen.toolstack.lifecycle import Toolstack
+from pyxen.toolstack.timeline import Stage, Timeline
 
 _logger = logging.getLogger(__name__)
 
@@ -125,13 +126,16 @@ class HostService:
         return p.CheckedConfig(libxl, config.to_mapping(), [str(warning) for warning in warnings])
 
     async def _create(self, request: p.CreateRequest, report: ProgressReport) -> p.CreatedDomain:
+        timeline = Timeline()
+        timeline.reach(Stage.REQUEST)
         config, warnings = _read_config(request.texts, request.config, request.working_directory)
+        timeline.reach(Stage.CONFIGURATION)
         loop = asyncio.get_running_loop()
 
         def stage(text: str) -> None:
             loop.call_soon_threadsafe(report, p.Progress(text))
 
-        record = await self._toolstack.create(config, paused=request.paused, report=stage)
+        record = await self._toolstack.create(config, paused=request.paused, report=stage, timeline=timeline)
         return p.CreatedDomain(record.domid, record.name, names.uuid_text(record.uuid), [str(warning) for warning in warnings])
 
     async def _config_update(self, request: p.ConfigUpdateRequest) -> p.Nothing:

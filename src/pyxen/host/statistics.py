@@ -68,6 +68,7 @@ class StatisticsService:
             vcpus=[_vcpu(vcpu) for vcpu in self._dom0.vcpu_info(info.domid)],
             disks=self._disks(info.domid) if has_devices else [],
             networks=self._networks(info.domid) if has_devices else [],
+            counters=p.ExitCounters(**vars(self._dom0.domain_counters(info.domid))) if info.domid else None,
         )
 
     def _disks(self, domid: int) -> list[p.DiskStatistics]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to_cr3
-from pyxen.abi.vcpu import RUNSTATE_running
 from pyxen.hypervisor import debug_keys, vcpu_context
 from pyxen.hypervisor.dom0_interface import (
+    DomainCounters,
     DomainInfo,
     GrantCopy,
     GrantLimits,
@@ -27,6 +26,7 @@ from pyxen.hypervisor.dom0_interface import (
     VcpuInfo,
     XenVersion,
 )
+from pyxen.hypervisor.domain_information import domain_counters, domain_info, vcpu_infos
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import L4
 from pyxen.hypervisor.frame_views import FrameViews
@@ -41,7 +41,6 @@ from pyxen.hypervisor.xen_version import VERSION
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
     from pyxen.hypervisor.hypervisor import Hypervisor
-    from pyxen.hypervisor.vcpu import Vcpu
 
 MAX_VCPUS = 16
 END_TIMEOUT_S = 1.0
@@ -169,59 +168,22 @@ class Dom0:
     def domain_info(self, domid: int) -> DomainInfo:
         """XEN_DOMCTL_getdomaininfo."""
         with self._lock:
-            return self._info(self._hypervisor.domain(domid))
+            return domain_info(self._hypervisor, self._hypervisor.domain(domid))
 
     def list_domains(self) -> list[DomainInfo]:
         """XEN_SYSCTL_getdomaininfolist."""
         with self._lock:
-            return [self._info(domain) for domain in self._hypervisor.domains()]
-
-    def _info(self, domain: Domain) -> DomainInfo:
-        now = self._hypervisor.now()
-        online = [vcpu for vcpu in domain.vcpus if vcpu.online]
-        alive = not domain.is_shut_down and not domain.dying
-        is_dom0 = domain.domid == 0
-        return DomainInfo(
-            domid=domain.domid,
-            handle=domain.handle,
-            kind=domain.kind,
-            running=alive and (is_dom0 or any(vcpu.unit.processor is not None for vcpu in online)),
-            blocked=alive and not is_dom0 and bool(online) and all(vcpu.blocked for vcpu in online),
-            paused=domain.pause_count > 0,
-            dying=domain.dying,
-            shutdown=domain.is_shut_down,
-            shutdown_reason=domain.shutdown_reason,
-            crash_cause=domain.crash_cause,
-            total_pages=domain.total_pages,
-            max_pages=domain.max_pages,
-            outstanding_pages=0,
-            shared_info_frame=domain.shared_info >> 12,
-            cpu_time_ns=_domain0_time() if is_dom0 else sum(vcpu.runstate.running_ns(now) for vcpu in domain.vcpus),
-            max_vcpu_id=max(len(domain.vcpus) - 1, 0),
-            online_vcpus=self._nr_cpus if is_dom0 else len(online),
-            cpupool=domain.cpupool.number,
-        )
+            return [domain_info(self._hypervisor, domain) for domain in self._hypervisor.domains()]
 
     def vcpu_info(self, domid: int) -> list[VcpuInfo]:
         """XEN_DOMCTL_getvcpuinfo of all vCPUs."""
         with self._lock:
-            domain = self._hypervisor.domain(domid)
-            now = self._hypervisor.now()
-            return [self._vcpu_info(vcpu, now) for vcpu in domain.vcpus] if domid else _domain0_vcpus(self._nr_cpus)
+            return vcpu_infos(self._hypervisor, self._hypervisor.domain(domid))
 
-    def _vcpu_info(self, vcpu: Vcpu, now: int) -> VcpuInfo:
-        unit, times = vcpu.unit, vcpu.runstate.snapshot(now)
-        return VcpuInfo(
-            vcpu=vcpu.vcpu_id,
-            online=vcpu.online,
-            blocked=vcpu.blocked,
-            running=unit.processor is not None,
-            cpu_time_ns=times[RUNSTATE_running],
-            cpu=max(unit.last, 0),
-            hard_affinity=unit.hard,
-            soft_affinity=unit.soft,
-            runstate_ns=(times[0], times[1], times[2], times[3]),
-        )
+    def domain_counters(self, domid: int) -> DomainCounters:
+        """What its vCPUs' exits were. ESRCH, EINVAL for Domain 0."""
+        with self._guest(domid) as domain:
+            return domain_counters(domain)
 
     def set_vcpu_context(self, domid: int, vcpu: int, registers: GuestRegisters) -> None:
         """XEN_DOMCTL_setvcpucontext; pins the L4 table, as the domain builder does."""
@@ -502,25 +464,3 @@ class Dom0:
         with self._living_guest(domid) as domain:
             self._check_owned(domain, mfn)
             domain.grant_table.seed(reference, granted_domid, domain.guest_frame(mfn))
-
-
-def _domain0_vcpus(count: int) -> list[VcpuInfo]:
-    """The embedded Domain 0 is one loop, which the host schedules; it shows the machine's CPUs as its vCPUs, the loop's time on the
-    first."""
-    return [
-        VcpuInfo(
-            vcpu=number,
-            online=True,
-            blocked=number > 0,
-            running=number == 0,
-            cpu_time_ns=_domain0_time() if number == 0 else 0,
-            cpu=number,
-        )
-        for number in range(count)
-    ]
-
-
-def _domain0_time() -> int:
-    """CPU time of the thread that runs Domain 0's loop."""
-    identity = threading.main_thread().ident
-    return time.clock_gettime_ns(time.pthread_getcpuclockid(identity)) if identity is not None else 0

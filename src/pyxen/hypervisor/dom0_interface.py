@@ -84,6 +84,19 @@ class DomainInfo:
     online_vcpus: int
     ssidref: int = 0
     cpupool: int = 0
+    executing_for_ns: int | None = None  #: time since its first vCPU first executed; None: it never did
+
+
+@dataclass(frozen=True)
+class DomainCounters:
+    """What a domain's vCPUs did, since its creation. An exit leaves the engine and is served in Python with the hypervisor's lock; what is
+    ``native`` is served inside the engine. A multicall's calls count as hypercalls too."""
+
+    exits: dict[str, int]  #: by reason: "kick", "exception", "syscall", "io", ...
+    hypercalls: dict[str, int]  #: by name, served in Python
+    native: dict[str, int]  #: "system_call", "page_fault", "event_upcall"
+    native_hypercalls: dict[str, int]  #: by name
+    tlb_flushes: int  #: of a whole TLB, asked for by Python
 
 
 @dataclass(frozen=True)
@@ -254,6 +267,9 @@ class Dom0Hypercalls(Protocol):
         """All domains, Domain 0 first, by id."""
 
     def vcpu_info(self, domid: int) -> list[VcpuInfo]: ...
+
+    def domain_counters(self, domid: int) -> DomainCounters:
+        """ESRCH, EINVAL for Domain 0."""
 
     def set_vcpu_context(self, domid: int, vcpu: int, registers: GuestRegisters) -> None:
         """XEN_DOMCTL_setvcpucontext for the boot vCPU of a new PV domain; brings it online. EINVAL for a frame that is not a valid,

@@ -12,6 +12,7 @@ class Runstate:
         self.state: int = RUNSTATE_offline
         self.entered_ns = 0
         self.times_ns = [0, 0, 0, 0]
+        self.first_ran_ns: int | None = None  # when it was running for the first time
 
     def change(self, state: int, now_ns: int) -> None:
         """Enter ``state`` at ``now_ns``."""
@@ -20,6 +21,8 @@ class Runstate:
         self.times_ns[self.state] += max(0, now_ns - self.entered_ns)
         self.state = state
         self.entered_ns = now_ns
+        if state == RUNSTATE_running and self.first_ran_ns is None:
+            self.first_ran_ns = now_ns
 
     def snapshot(self, now_ns: int) -> list[int]:
         """The four times up to ``now_ns``."""

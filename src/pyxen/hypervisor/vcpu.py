@@ -119,6 +119,7 @@ class Vcpu:
         #: Whether it holds a processor and nobody wants it back: see ``scheduling.dispatcher``, the only one to change it.
         self.may_enter = False
         self.flush_clock = 0
+        self.flushes = 0  # how many were requested
         self.time_generation = 0
         self.wakeup = threading.Condition(domain.hypervisor.lock)
         self.thread: threading.Thread | None = None
@@ -157,6 +158,7 @@ class Vcpu:
         frames = self.hypervisor.frames
         frames.clock += 1
         self.flush_clock = frames.clock
+        self.flushes += 1
         self.state.dirty |= Dirty.FLUSH_TLB
 
     @property

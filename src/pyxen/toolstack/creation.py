@@ -9,7 +9,7 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from pyxen.backends.console import ConsoleBackend
+from pyxen.backends.console import ConsoleBackend, GuestConsole
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.toolstack import names, vcpu_settings
 from pyxen.toolstack.bootloader.pygrub import boot_files
@@ -34,6 +34,8 @@ from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeStat
 from pyxen.toolstack.domain_store import DomainStore, RingAddress
 from pyxen.toolstack.errors import Fault, ToolstackError
 from pyxen.toolstack.file_paths import absolute_path
+from pyxen.toolstack.start_observer import StartObserver
+from pyxen.toolstack.timeline import Stage, Timeline
 from pyxen.xenstore.errors import StoreError
 
 #: Called with what is being done, on any thread.
@@ -72,7 +74,7 @@ class DomainCreator:
         self._interfaces = interfaces
         self._pools = pools
 
-    async def create(self, config: DomainConfig, *, paused: bool, report: StageReport) -> DomainRecord:
+    async def create(self, config: DomainConfig, *, paused: bool, report: StageReport, timeline: Timeline) -> DomainRecord:
         """Make a domain, and let it run unless ``paused``. Raises ``ToolstackError``, and then nothing of it is left."""
         config.require_supported()
         names.check_name(config.name)
@@ -81,7 +83,7 @@ class DomainCreator:
         self._registry.check_free(config.name, uuid)
         try:
             with self._registry.reserved(config.name, uuid):
-                return await self._create(config, uuid, paused, report)
+                return await self._create(config, uuid, paused, report, timeline)
         except HostMemoryError as error:
             raise ToolstackError(str(error), Fault.RESOURCE) from error
         except BuilderError as error:
@@ -94,16 +96,22 @@ class DomainCreator:
         except OSError as error:
             raise ToolstackError(f"domain {config.name} can't be created: {error}", Fault.RESOURCE) from error
 
-    async def _create(self, config: DomainConfig, uuid: bytes, paused: bool, report: StageReport) -> DomainRecord:
+    async def _create(self, config: DomainConfig, uuid: bytes, paused: bool, report: StageReport, timeline: Timeline) -> DomainRecord:
         async with contextlib.AsyncExitStack() as undo:
-            domid, built = await self._build(config, uuid, report, undo)
-            record = DomainRecord(domid, config.name, uuid, config, next_config=config)
-            self._connect(record, built, undo)
+            domid, built = await self._build(config, uuid, report, timeline, undo)
+            record = DomainRecord(domid, config.name, uuid, config, next_config=config, timeline=timeline)
+            console = self._connect(record, built, undo)
+            timeline.reach(Stage.CONSOLE)
             undo.push_async_callback(self._disks.remove_all, domid)
             await self._disks.attach_all(domid, config.disk)
             undo.push_async_callback(self._interfaces.remove_all, domid)
             await self._interfaces.attach_all(domid, config.vif)
+            timeline.reach(Stage.DEVICES)
+            record.observer = StartObserver(self._dom0, self._store, domid, timeline)
+            undo.callback(record.observer.stop)
+            record.observer.start(console)
             if not paused:
+                timeline.reach(Stage.UNPAUSED)
                 self._dom0.unpause_domain(domid)
             # From here to the return nothing may fail: it is complete.
             self._registry.add(record)
@@ -112,7 +120,7 @@ class DomainCreator:
             return record
 
     async def _build(
-        self, config: DomainConfig, uuid: bytes, report: StageReport, undo: contextlib.AsyncExitStack
+        self, config: DomainConfig, uuid: bytes, report: StageReport, timeline: Timeline, undo: contextlib.AsyncExitStack
     ) -> tuple[int, Connections]:
         """Everything that needs no store. In a worker thread: unpacking a kernel takes a second or more."""
         loop = asyncio.get_running_loop()
@@ -120,7 +128,7 @@ class DomainCreator:
         def created(domid: int) -> None:
             loop.call_soon_threadsafe(self._registry.begin, domid, config.name)
 
-        builder = _DomainBuilder(self._dom0, config, uuid, self._pools.find(config.pool), report, created)
+        builder = _DomainBuilder(self._dom0, config, uuid, self._pools.find(config.pool), report, timeline, created)
         undo.callback(lambda: self._registry.abandon(builder.domid))
         undo.push_async_callback(asyncio.to_thread, builder.undo)
         # Cancelled or not, the thread goes on to its end: only then may its work be undone.
@@ -131,16 +139,18 @@ class DomainCreator:
             await asyncio.wait([work])
             raise
 
-    def _connect(self, record: DomainRecord, built: Connections, undo: contextlib.AsyncExitStack) -> None:
+    def _connect(self, record: DomainRecord, built: Connections, undo: contextlib.AsyncExitStack) -> GuestConsole:
         console = RingAddress(built.console_mfn, built.console_port)
         store = RingAddress(built.store_mfn, built.store_port)
         undo.callback(self._store.remove_domain, record.domid, record.uuid)
         self._store.write_domain(record, console, store)
+        record.timeline.reach(Stage.STORE)
         undo.callback(self._consoles.disconnect, record.domid)
         guest_console = self._consoles.connect(record.domid, record.name, console.mfn, console.port)
         self._store.set_console_terminal(record.domid, str(guest_console.terminal_path))
         undo.callback(self._store.release, record.domid)
         self._store.introduce(record.domid, store)
+        return guest_console
 
 
 class _DomainBuilder:
@@ -153,6 +163,7 @@ class _DomainBuilder:
         uuid: bytes,
         cpupool: int,
         report: StageReport,
+        timeline: Timeline,
         created: Callable[[int], None],
     ) -> None:
         self._dom0 = dom0
@@ -160,6 +171,7 @@ class _DomainBuilder:
         self._uuid = uuid
         self._cpupool = cpupool
         self._report = report
+        self._timeline = timeline
         self._created = created
         self.domid: int | None = None
 
@@ -182,6 +194,7 @@ class _DomainBuilder:
         self._report("reading the kernel")
         plan = self._plan_pvh if config.type == "pvh" else self._plan_pv
         fill = plan(Path(kernel_path), open_ramdisk(Path(ramdisk_path)) if ramdisk_path else None, command_line)
+        self._timeline.reach(Stage.KERNEL)
         self._report("building the domain")
         domid = self.domid = dom0.create_domain(
             kind=config.type,
@@ -195,18 +208,19 @@ class _DomainBuilder:
         )
         self._created(domid)
         vcpu_settings.apply(dom0, domid, config)
+        self._timeline.reach(Stage.DOMAIN)
         return domid, fill(domid)
 
     def _plan_pv(self, kernel: Path, ramdisk: Ramdisk | None, command_line: str) -> Callable[[int], Connections]:
         """Read and lay out without a hypercall. -> what builds the domain with the given id."""
         config, dom0 = self._config, self._dom0
         plan = plan_pv_domain(open_kernel(kernel), ramdisk, command_line, config.memory_mib << 10)
-        return lambda domid: build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
+        return lambda domid: build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10, reached=self._timeline.reach)
 
     def _plan_pvh(self, kernel: Path, ramdisk: Ramdisk | None, command_line: str) -> Callable[[int], Connections]:
         config, dom0 = self._config, self._dom0
         plan = plan_pvh_domain(open_pvh_kernel(kernel), ramdisk, command_line, config.memory_mib << 10, config.max_vcpus)
-        return lambda domid: build_pvh_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10)
+        return lambda domid: build_pvh_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10, reached=self._timeline.reach)
 
     def undo(self) -> None:
         if self.domid is not None:

@@ -9,10 +9,15 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pyxen.hypervisor.dom0_interface import DomainInfo, ShutdownReason
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.errors import Fault, ToolstackError
+from pyxen.toolstack.timeline import Timeline
+
+if TYPE_CHECKING:
+    from pyxen.toolstack.start_observer import StartObserver
 
 DOMAIN_0_NAME = "Domain-0"
 
@@ -63,6 +68,8 @@ class DomainRecord:
     uuid: bytes
     config: DomainConfig
     next_config: DomainConfig  #: for its restart
+    timeline: Timeline = field(default_factory=Timeline)
+    observer: StartObserver | None = None  #: of its start-up
     started: float = field(default_factory=time.monotonic)
     shutdown_seen: bool = False
     destruction: asyncio.Task[None] | None = None

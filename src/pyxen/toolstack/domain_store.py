@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pyxen.toolstack.configuration import DomainConfig
@@ -62,6 +62,11 @@ def libxl_path(domid: int) -> str:
 
 def console_backend_path(domid: int) -> str:
     return f"/local/domain/0/backend/console/{domid}/0"
+
+
+def _backend_path(domid: int, device: str) -> str:
+    kind, devid = device.split("/")
+    return f"/local/domain/0/backend/{kind}/{domid}/{devid}"
 
 
 def _readable_by(domid: int) -> list[str]:
@@ -179,6 +184,31 @@ class DomainStore:
     def check_domains(self) -> None:
         """Some domain shut down or died: the store tells those who watch @releaseDomain."""
         self._store.check_domains()
+
+    def first_request_time(self, domid: int) -> float | None:
+        """When the guest first asked something of the store, of ``time.monotonic()``; None: it has not."""
+        return self._store.first_request_time(domid)
+
+    def devices(self, domid: int) -> list[str]:
+        """Class and number ("vbd/51712") of each device that Domain 0 has a driver for, consoles excepted."""
+        folder = f"{libxl_path(domid)}/device"
+        return [f"{kind}/{devid}" for kind in self._children(folder) if kind != "console" for devid in self._children(f"{folder}/{kind}")]
+
+    def device_state(self, domid: int, device: str) -> int:
+        """XenbusState of the backend of one of ``devices``; 0 if it has none."""
+        return self._number(f"{_backend_path(domid, device)}/state") or 0
+
+    def watch_devices(self, domid: int, devices: Iterable[str], changed: Callable[[], None]) -> Callable[[], None]:
+        """``changed`` is called when something about the backends of these may have changed. -> a function that ends it."""
+        with contextlib.ExitStack() as undo:
+            for device in devices:
+                undo.callback(self._store.watch(_backend_path(domid, device), "timeline", lambda _path, _token: changed()))
+            return undo.pop_all().close
+
+    def _children(self, path: str) -> list[str]:
+        with contextlib.suppress(StoreError):
+            return self._store.ls(path)
+        return []
 
     def rename(self, record: DomainRecord, name: str) -> None:
         self._store.write(f"{domain_path(record.domid)}/name", name)

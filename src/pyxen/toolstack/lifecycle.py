@@ -29,6 +29,7 @@ from pyxen.toolstack.devices.interfaces import AttachedInterface, DomainInterfac
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState, StateReached, reason_name, state_of
 from pyxen.toolstack.domain_store import DomainStore
 from pyxen.toolstack.errors import Fault, ToolstackError
+from pyxen.toolstack.timeline import Stage, Timeline
 
 _logger = logging.getLogger(__name__)
 
@@ -84,14 +85,16 @@ class Toolstack:
             self._unsubscribe()
 
     # -- creation and destruction -------------------------------------------------------------------------------------
-    async def create(self, config: DomainConfig, *, paused: bool = False, report: StageReport = lambda _: None) -> DomainRecord:
-        """Make a domain. Raises ``ToolstackError``, and then nothing of it is left."""
+    async def create(
+        self, config: DomainConfig, *, paused: bool = False, report: StageReport = lambda _: None, timeline: Timeline | None = None
+    ) -> DomainRecord:
+        """Make a domain; its start-up goes to ``timeline``. Raises ``ToolstackError``, and then nothing of it is left."""
         if self._closing:
             raise ToolstackError("the host is stopping", Fault.STATE)
         self._creations += 1
         self._idle.clear()
         try:
-            return await self._creator.create(config, paused=paused, report=report)
+            return await self._creator.create(config, paused=paused, report=report, timeline=timeline or Timeline())
         finally:
             self._creations -= 1
             if not self._creations:
@@ -109,6 +112,8 @@ class Toolstack:
         domid = record.domid
         with contextlib.suppress(HypercallError):
             self._dom0.pause_domain(domid)
+        if record.observer is not None:
+            record.observer.stop()
         self._consoles.disconnect(domid)
         await asyncio.gather(self._disks.remove_all(domid), self._interfaces.remove_all(domid))
         self._store.release(domid)
@@ -145,6 +150,7 @@ class Toolstack:
 
     def unpause(self, domid: int) -> None:
         record = self._guest(domid)
+        record.timeline.reach(Stage.UNPAUSED)
         self._dom0.unpause_domain(domid)
         record.reach(state_of(self._dom0.domain_info(domid)))
 

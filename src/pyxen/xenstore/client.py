@@ -78,6 +78,7 @@ class Connection(Client):
         self.name = name  #: for the log
         self.closed = False
         self.requests = 0  #: requests served so far
+        self.first_request_at: float | None = None  #: of the scheduler's clock
         self.dropped_events = 0
         self._input = Reassembler()
         self._output: deque[tuple[bytes, bool]] = deque()  #: messages and whether each is an event
@@ -174,6 +175,8 @@ class Connection(Client):
                     break
                 continue
             served += 1
+            if not self.requests:
+                self.first_request_at = self.daemon.scheduler.time()
             self.requests += 1
             self.daemon.handle(self, message)
             if self.closed:

@@ -203,6 +203,11 @@ class Store(View):
         """Whether the store talks to a domain."""
         return self._daemon.is_introduced(domid)
 
+    def first_request_time(self, domid: int) -> float | None:
+        """When an introduced domain first asked something of the store, by the loop's clock; None: it has not."""
+        guest = self._daemon.guests.get(domid)
+        return None if guest is None else guest.connection.first_request_at
+
     def domain_path(self, domid: int) -> str:
         """``/local/domain/<domid>``."""
         return paths.domain_path(domid)

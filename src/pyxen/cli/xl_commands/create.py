@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 
 from pyxen.cli.command import Context, parse_options
-from pyxen.cli.console_session import ConsoleSession
+from pyxen.cli.console_session import ConsoleEnd, ConsoleSession
 from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, CommandFailed, UsageError
 from pyxen.cli.progress import progress_reporter
+from pyxen.cli.start_timing import StartTiming
 from pyxen.cli.xl_commands.configuration_file import read_texts
 from pyxen.cli.xl_commands.reasons import reason_code
 from pyxen.host.client import Stream
@@ -33,7 +35,9 @@ from pyxen.host.protocol import (
 def create(context: Context, arguments: list[str]) -> int:
     """Start a domain: with -c its console from the first byte, with -F until its death."""
     options, rest = parse_options(
-        arguments, "qf:pFVAcden", ["quiet", "defconfig=", "dryrun", "vncviewer", "vncviewer-autopass", "ignore-global-affinity-masks"]
+        arguments,
+        "qf:pFVAcden",
+        ["quiet", "defconfig=", "dryrun", "vncviewer", "vncviewer-autopass", "ignore-global-affinity-masks", "timing"],
     )
     flags = {name for name, _ in options}
     if flags & {"-V", "--vncviewer", "-A", "--vncviewer-autopass"}:
@@ -43,13 +47,19 @@ def create(context: Context, arguments: list[str]) -> int:
         raise UsageError("Config file not specified")
     if not flags & {"-q", "--quiet"}:
         print(f"Parsing config from {texts[0].source}", flush=True)
+    timing = StartTiming("xl") if "--timing" in flags else None
     checked = _check(context, texts)
     dry_run = context.dry_run or bool(flags & {"-n", "--dryrun"})
     if dry_run or "-d" in flags:
         print(json.dumps({"domid": None, "config": checked.libxl}, indent=4), flush=True)
     if dry_run:
         return EXIT_SUCCESS
-    return _start(context, texts, paused="-p" in flags, console="-c" in flags, foreground="-F" in flags)
+    begin = _Start(context, texts, paused="-p" in flags, console="-c" in flags, foreground="-F" in flags)
+    if timing is None:
+        return begin.run(None)
+    with timing:
+        timing.reached("host answered, configuration checked")
+        return begin.run(timing)
 
 
 def _config_file(options: list[tuple[str, str]]) -> str | None:
@@ -65,28 +75,51 @@ def _check(context: Context, texts: list[ConfigText]) -> CheckedConfig:
     return checked
 
 
-def _start(context: Context, texts: list[ConfigText], *, paused: bool, console: bool, foreground: bool) -> int:
-    """The domain stays paused until those who watch it are there."""
-    watched = console or foreground
-    request = CreateRequest(texts, paused=paused or watched, working_directory=os.getcwd())
-    with progress_reporter() as report:
-        created = context.client.call(DOMAIN_CREATE, request, progress=report)
-    if not watched:
-        return EXIT_SUCCESS
+@dataclass
+class _Start:
+    """What is to be started, and who watches it."""
 
-    def begin() -> None:
-        if not paused:
-            context.client.call(DOMAIN_UNPAUSE, DomainId(created.domid))
+    context: Context
+    texts: list[ConfigText]
+    paused: bool
+    console: bool
+    foreground: bool
 
-    if not foreground:
-        ConsoleSession(context.client, created.domid).run(begin)
-        return EXIT_SUCCESS
-    with context.client.stream(DOMAIN_WAIT, WaitRequest(created.domid, [DomainState.DESTROYED])) as states:
-        if console:
-            ConsoleSession(context.client, created.domid).run(begin)
-        else:
+    def run(self, timing: StartTiming | None) -> int:
+        """The domain stays paused until those who watch it are there."""
+        client = self.context.client
+        watched = self.console or self.foreground or timing is not None
+        request = CreateRequest(self.texts, paused=self.paused or watched, working_directory=os.getcwd())
+        with progress_reporter() as report:
+            created = client.call(DOMAIN_CREATE, request, progress=report)
+        if timing is not None:
+            timing.follow(client, created.domid)
+        ended, status = self._watch(created) if watched else (False, EXIT_SUCCESS)
+        if timing is not None:
+            if not self.console and not self.foreground and not self.paused and not timing.wait():
+                self.context.message("xl create: the guest's start was not complete within the time; what there is of it:")
+            timing.print(ended=ended)
+        return status
+
+    def _watch(self, created: CreatedDomain) -> tuple[bool, int]:
+        """-> whether the domain has ended, and the exit status."""
+        client = self.context.client
+
+        def begin() -> None:
+            if not self.paused:
+                client.call(DOMAIN_UNPAUSE, DomainId(created.domid))
+
+        if not self.foreground:
+            if self.console:
+                return ConsoleSession(client, created.domid).run(begin) is ConsoleEnd.DOMAIN_GONE, EXIT_SUCCESS
             begin()
-        return _follow(context, created, states)
+            return False, EXIT_SUCCESS
+        with client.stream(DOMAIN_WAIT, WaitRequest(created.domid, [DomainState.DESTROYED])) as states:
+            if self.console:
+                ConsoleSession(client, created.domid).run(begin)
+            else:
+                begin()
+            return True, _follow(self.context, created, states)
 
 
 def _follow(context: Context, created: CreatedDomain, states: Stream[StateChange, StateChange]) -> int:

@@ -148,7 +148,16 @@ from pyxen.host.protocol.scheduling import (
     VcpuPinRequest,
     VcpuSetRequest,
 )
-from pyxen.host.protocol.statistics import STATISTICS, DiskStatistics, DomainStatistics, NetworkStatistics, Statistics, VcpuStatistics
+from pyxen.host.protocol.statistics import (
+    STATISTICS,
+    DiskStatistics,
+    DomainStatistics,
+    ExitCounters,
+    NetworkStatistics,
+    Statistics,
+    VcpuStatistics,
+)
+from pyxen.host.protocol.timeline import DOMAIN_TIMELINE, HOST_TIMELINE, StageTime, StageTimes
 from pyxen.host.protocol.tracing import TRACE_SUBSCRIBE, TraceEvent, TraceRequest
 
 METHODS: dict[str, Method[Any, Any] | StreamMethod[Any, Any, Any]] = {
@@ -216,6 +225,7 @@ __all__ = [
     "DOMAIN_SCHEDULING_SET",
     "DOMAIN_SHUTDOWN",
     "DOMAIN_SYSRQ",
+    "DOMAIN_TIMELINE",
     "DOMAIN_TRIGGER",
     "DOMAIN_UNPAUSE",
     "DOMAIN_UPTIME",
@@ -234,9 +244,11 @@ __all__ = [
     "DomainState",
     "DomainStatistics",
     "ErrorKind",
+    "ExitCounters",
     "HOST_LOGS",
     "HOST_STATUS",
     "HOST_STOP",
+    "HOST_TIMELINE",
     "HostError",
     "HostStatus",
     "Identifier",
@@ -268,6 +280,8 @@ __all__ = [
     "STATISTICS",
     "SchedulingRequest",
     "ShutdownRequest",
+    "StageTime",
+    "StageTimes",
     "StateChange",
     "Statistics",
     "StreamMethod",

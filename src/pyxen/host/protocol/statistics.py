@@ -46,6 +46,18 @@ class NetworkStatistics:
 
 
 @dataclass(frozen=True)
+class ExitCounters:
+    """What a domain's vCPUs did since its creation. An exit leaves the engine and is served in Python; what is ``native`` is served within
+    the engine. The calls of a multicall count too."""
+
+    exits: dict[str, int]  #: by reason: "kick", "exception", "syscall", "io", ...
+    hypercalls: dict[str, int]  #: by name, served in Python
+    native: dict[str, int]  #: "system_call", "page_fault", "event_upcall"
+    native_hypercalls: dict[str, int]  #: by name
+    tlb_flushes: int  #: of a whole TLB, asked for by Python
+
+
+@dataclass(frozen=True)
 class DomainStatistics:
     """What one domain uses."""
 
@@ -58,6 +70,7 @@ class DomainStatistics:
     vcpus: list[VcpuStatistics]
     disks: list[DiskStatistics]
     networks: list[NetworkStatistics]
+    counters: ExitCounters | None = None  #: None: Domain 0
 
 
 @dataclass(frozen=True)

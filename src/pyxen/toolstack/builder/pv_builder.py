@@ -17,6 +17,7 @@ from pyxen.toolstack.builder.loading import GuestMemory, maximum_pages
 from pyxen.toolstack.builder.page_tables import PAGE_SIZE, PageTables
 from pyxen.toolstack.builder.ramdisk import Ramdisk
 from pyxen.toolstack.builder.start_info import Connections, encode_command_line, start_info_content
+from pyxen.toolstack.timeline import ReachStage, Stage
 
 _KIB_PER_PAGE = PAGE_SIZE >> 10
 
@@ -54,20 +55,22 @@ def build_pv_domain(
     max_memory_kib: int | None = None,
     store_domid: int = 0,
     console_domid: int = 0,
+    reached: ReachStage = lambda _: None,
 ) -> BuildResult:
     """Builds ``plan`` in the domain ``domid``, which exists, is paused and has no memory; it stays paused. ``max_memory_kib`` is how far
-    it may balloon (by default what it starts with). Raises HostMemoryError, RamdiskError (the file changed), HypercallError; the
-    domain is to be destroyed then."""
-    return _PvBuilder(hypercalls, domid, plan).build(max_memory_kib, store_domid, console_domid)
+    it may balloon (by default what it starts with); ``reached`` is called with each stage done. Raises HostMemoryError, RamdiskError
+    (the file changed), HypercallError; the domain is to be destroyed then."""
+    return _PvBuilder(hypercalls, domid, plan, reached).build(max_memory_kib, store_domid, console_domid)
 
 
 class _PvBuilder:
     """One build. The steps in ``build`` have that order because each uses what the ones before it did."""
 
-    def __init__(self, hypercalls: Dom0Hypercalls, domid: int, plan: PvPlan) -> None:
+    def __init__(self, hypercalls: Dom0Hypercalls, domid: int, plan: PvPlan, reached: ReachStage) -> None:
         self._hypercalls = hypercalls
         self._domid = domid
         self._plan = plan
+        self._reached = reached
         self._layout = plan.layout
         self._frames: Frames = np.empty(0, dtype=np.uint64)
         self._memory = GuestMemory(hypercalls, domid, self._frames)
@@ -75,18 +78,25 @@ class _PvBuilder:
     def build(self, max_memory_kib: int | None, store_domid: int, console_domid: int) -> BuildResult:
         layout = self._layout
         self._frames = self._populate(max_memory_kib)
+        self._reached(Stage.MEMORY)
         self._memory = GuestMemory(self._hypercalls, self._domid, self._frames)
         for segment in self._plan.kernel.segments:
             self._memory.load(segment.start - layout.virt_base, segment.data)
         if self._plan.kernel.notes.hypercall_page is not None:
             self._memory.write(layout.pfn_of(self._plan.kernel.notes.hypercall_page), hypercall_page())
+        self._reached(Stage.KERNEL_LOADED)
         self._load_ramdisk()
+        self._reached(Stage.RAMDISK_LOADED)
+        self._hypercalls.set_p2m(self._domid, self._frames)
         self._memory.write(layout.p2m_pfns.start, self._frames.data.cast("B"))
+        self._reached(Stage.P2M)
         self._write_page_tables()
+        self._reached(Stage.PAGE_TABLES)
         connections = self._connect(store_domid, console_domid)
         ramdisk_size = self._plan.ramdisk.size if self._plan.ramdisk is not None else 0
         self._memory.write(layout.start_info_pfn, start_info_content(layout, connections, self._plan.command_line, ramdisk_size))
         self._hypercalls.set_vcpu_context(self._domid, 0, self._registers())
+        self._reached(Stage.VCPU)
         return BuildResult(
             store_mfn=connections.store_mfn,
             store_port=connections.store_port,
@@ -107,7 +117,6 @@ class _PvBuilder:
             raise HostMemoryError(
                 f"the host has not enough free memory for a domain of {count >> 8} MiB: give it less, or destroy another domain"
             ) from error
-        self._hypercalls.set_p2m(self._domid, frames)
         return frames
 
     def _load_ramdisk(self) -> None:

@@ -25,6 +25,7 @@ from pyxen.toolstack.builder.pvh_layout import (
 )
 from pyxen.toolstack.builder.ramdisk import Ramdisk
 from pyxen.toolstack.builder.start_info import Connections, encode_command_line
+from pyxen.toolstack.timeline import ReachStage, Stage
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,20 @@ def build_pvh_domain(
     max_memory_kib: int | None = None,
     store_domid: int = 0,
     console_domid: int = 0,
+    reached: ReachStage = lambda _: None,
 ) -> Connections:
     """As ``build_pv_domain``."""
-    return _PvhBuilder(hypercalls, domid, plan).build(max_memory_kib, store_domid, console_domid)
+    return _PvhBuilder(hypercalls, domid, plan, reached).build(max_memory_kib, store_domid, console_domid)
 
 
 class _PvhBuilder:
     """One build."""
 
-    def __init__(self, hypercalls: Dom0Hypercalls, domid: int, plan: PvhPlan) -> None:
+    def __init__(self, hypercalls: Dom0Hypercalls, domid: int, plan: PvhPlan, reached: ReachStage) -> None:
         self._hypercalls = hypercalls
         self._domid = domid
         self._plan = plan
+        self._reached = reached
         self._layout = plan.layout
 
     def build(self, max_memory_kib: int | None, store_domid: int, console_domid: int) -> Connections:
@@ -72,18 +75,22 @@ class _PvhBuilder:
         extra_pages = len(layout.acpi_gfns) + 2
         hypercalls.set_max_memory(domid, maximum_pages(layout.ram_pages, max_memory_kib) + extra_pages)
         memory = GuestMemory(hypercalls, domid, self._populate([layout.low_gfns, layout.high_gfns]))
+        self._reached(Stage.MEMORY)
         for segment in plan.kernel.segments:
             memory.load(segment.start, segment.data)
+        self._reached(Stage.KERNEL_LOADED)
         if plan.ramdisk is not None:
             address = layout.ramdisk_address
             for chunk in plan.ramdisk.chunks():
                 memory.write(address >> 12, chunk)
                 address += len(chunk)
+        self._reached(Stage.RAMDISK_LOADED)
         memory.write(layout.start_info_address >> 12, start_info_content(layout, plan.command_line, plan.acpi.rsdp_address))
         hypercalls.write_foreign(domid, self._populate([layout.acpi_gfns]), plan.acpi.content)
         hypercalls.set_memory_map(domid, layout.memory_map)
         result = self._connect(store_domid, console_domid)
         hypercalls.set_hvm_context(domid, plan.kernel.entry, layout.start_info_address)
+        self._reached(Stage.VCPU)
         return result
 
     def _populate(self, gfns: list[range]) -> Frames:
