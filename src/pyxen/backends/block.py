@@ -119,6 +119,7 @@ class BlockDevice(BackendDevice):
                     self.dom0,
                     self.address.domid,
                     place,
+                    name=f"{self.address} ring {len(self._rings)}",
                     persistent=persistent,
                     worker=worker,
                     threads=self._threads,

@@ -8,16 +8,20 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pyxen.backends.device import DeviceError
-from pyxen.backends.scattered_buffers import transfer
+from pyxen.backends.scattered_buffers import MAX_BUFFERS, transfer
 
 SECTOR = 512  #: bytes; the unit of block rings, whatever the disk's own is
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+
+#: A write that took longer has waited for something, and for so long others are not expected to do better.
+_PROMPT_SECONDS, _SLOW_SECONDS = 0.02, 1.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -39,6 +43,12 @@ class DiskImage(Protocol):
 
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Write the buffers from byte ``offset`` on. OSError."""
+
+    def read_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """``read``, if that takes no longer than to copy the bytes. False: it would, and what the buffers hold does not count. OSError."""
+
+    def write_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """``write``, if that takes no longer, as far as one can know. False: nothing was written. OSError."""
 
     def flush(self) -> None:
         """What was written is on the medium when it returns. OSError."""
@@ -69,6 +79,14 @@ class EmptyDrive:
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """ENOMEDIUM."""
         raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+
+    def read_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """Never."""
+        return False
+
+    def write_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """Never."""
+        return False
 
     def flush(self) -> None:
         """Nothing is ever written."""
@@ -121,6 +139,8 @@ class BlockImage:
         except BaseException:
             self._lock.release()
             raise
+        self._tells_cached = True  # whether its file system knows RWF_NOWAIT
+        self._writes_wait_until = 0.0
 
     def _size(self) -> int:
         return os.lseek(self._descriptor, 0, os.SEEK_END)
@@ -136,6 +156,32 @@ class BlockImage:
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See ``DiskImage``."""
         self._transfer(os.pwritev, buffers, offset)
+
+    def read_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """See ``DiskImage``. What the host has in its page cache."""
+        if not self._tells_cached or len(buffers) > MAX_BUFFERS:
+            return False
+        try:
+            return os.preadv(self._descriptor, buffers, offset, os.RWF_NOWAIT) == sum(map(len, buffers))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._tells_cached = False
+            return False
+
+    def write_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """See ``DiskImage``. Writes go to the host's page cache; when one has waited (the host throttles who writes faster than its disk
+        does), the next ones are expected to."""
+        began = time.monotonic()
+        if began < self._writes_wait_until:
+            return False
+        self.write(buffers, offset)
+        ended = time.monotonic()
+        if ended - began > _PROMPT_SECONDS:
+            self._writes_wait_until = ended + _SLOW_SECONDS
+        return True
 
     def _transfer(self, call: Callable[[int, list[memoryview], int], int], buffers: Sequence[memoryview], offset: int) -> None:
         def part(rest: list[memoryview]) -> int:

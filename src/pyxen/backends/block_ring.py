@@ -1,4 +1,8 @@
-"""One request ring of a virtual disk: requests come off it on the event loop, and are served by a few threads."""
+"""One request ring of a virtual disk, with a thread of its own.
+
+The thread takes requests off the ring, serves those that have nothing to wait for (the host's page cache), and puts all answers. What has
+to wait is served by the disk's other threads. So a short request costs two changes of threads: from the vCPU, and back to it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ from pyxen.backends.block_worker import BlockWorker
 from pyxen.backends.device import DeviceError
 from pyxen.backends.granted_pages import GrantedPages
 from pyxen.backends.ring import BackRing, RingError, RingPosition
+from pyxen.backends.service_thread import ServiceThread
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
+from pyxen.xenstore.single_turn import SingleTurn
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +47,7 @@ class RingLegacy:
 
 
 class BlockRing:
-    """Belongs to the event loop's thread."""
+    """Made and closed on the event loop's thread; all else is its own thread's."""
 
     def __init__(
         self,
@@ -49,6 +55,7 @@ class BlockRing:
         domid: int,
         place: RingPlace,
         *,
+        name: str,
         persistent: bool,
         worker: BlockWorker,
         threads: ThreadPoolExecutor,
@@ -56,7 +63,7 @@ class BlockRing:
         crashed: Callable[[Exception], None],
         legacy: RingLegacy | None = None,
     ) -> None:
-        """``failed``: told when the frontend breaks the protocol; ``crashed``: when we do. Then the ring does nothing more.
+        """``failed``: told, on the loop, when the frontend breaks the protocol; ``crashed``: when we do. Then the ring does nothing more.
         Raises ``HypercallError`` for a place that is not granted; then nothing is held."""
         self._dom0 = dom0
         self._domid = domid
@@ -74,21 +81,23 @@ class BlockRing:
         self._finished: deque[tuple[int, BlockRequest, int]] = deque()
         self._running = 0
         self._barrier_runs = False
-        self._turn_is_due = False
         self._closed = False
-        self._drained = asyncio.Event()
-        self._drained.set()
+        #: Given by ``close``: called when nothing runs any more.
+        self._drained: Callable[[], None] | None = None
         with contextlib.ExitStack() as undo:
             ring_pages = dom0.map_grants(domid, self._references, writable=True)
             undo.callback(dom0.unmap_grants, domid, self._references)
             self._ring = BackRing(ring_pages, block_request.SLOT_BYTES, legacy.position if legacy else None)
             undo.callback(self._ring.release)
             self._pages = GrantedPages(dom0, domid, persistent=persistent)
-            self._port = dom0.bind_interdomain(domid, place.untrusted_port, self._event)
+            self._inherited = legacy.unanswered if legacy else ()
+            self._thread = ServiceThread(name)
+            undo.callback(self._thread.stop)
+            self._turn = SingleTurn(self._serve_turn, self._thread.call)
+            self._port = dom0.bind_interdomain(domid, place.untrusted_port, self._turn.ask)
             undo.pop_all()
-        self._inherited = legacy.unanswered if legacy else ()
         # What the frontend asked for before we were bound, and no event will tell.
-        self._event()
+        self._turn.ask()
 
     def legacy(self) -> RingLegacy:
         """For a ring that goes on where this one was closed."""
@@ -97,24 +106,30 @@ class BlockRing:
     async def close(self) -> None:
         """Let what runs come to its end, answer nothing more, and let go of the guest."""
         self._closed = True
-        self._pending.clear()
         with contextlib.suppress(HypercallError):
             self._dom0.close_port(self._port)
-        await self._drained.wait()
+        drained = asyncio.Event()
+        self._thread.call(lambda: self._end(lambda: self._tell(drained.set)))
+        await drained.wait()
+        self._thread.stop()
         self._ring.release()
         self._pages.release()
         with contextlib.suppress(HypercallError):
             self._dom0.unmap_grants(self._domid, self._references)
 
-    def _event(self) -> None:
-        """The guest's event, or the end of a request; on any thread. One turn on the loop serves any number of them."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the host is going down
-                self._loop.call_soon_threadsafe(self._turn)
+    def _tell(self, call: Callable[..., object], *arguments: object) -> None:
+        """On the loop."""
+        with contextlib.suppress(RuntimeError):  # it is closed: the host is going down
+            self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _turn(self) -> None:
-        self._turn_is_due = False
+    # -- on its own thread ------------------------------------------------------------------------------------------------------
+    def _end(self, drained: Callable[[], None]) -> None:
+        self._drained = drained
+        self._pending.clear()
+        self._answer_finished()
+
+    def _serve_turn(self) -> None:
+        """The guest's event, or the end of a request."""
         try:
             self._answer_finished()
             if not self._closed:
@@ -123,11 +138,11 @@ class BlockRing:
                 self._push()
         except RingError as error:
             self._closed = True
-            self._failed(DeviceError(errno.EINVAL, str(error)))
+            self._tell(self._failed, DeviceError(errno.EINVAL, str(error)))
         except Exception as error:
             self._closed = True
             self._answer_finished()
-            self._crashed(error)
+            self._tell(self._crashed, error)
 
     def _take_requests(self) -> None:
         while self._inherited:
@@ -156,15 +171,18 @@ class BlockRing:
         """A barrier waits for all before it, and all after it wait for it."""
         while self._pending and not self._barrier_runs and not (self._pending[0][1].is_barrier and self._running):
             number, request = self._pending.popleft()
+            status = self._worker.perform_at_once(request, self._pages)
+            if status is not None:
+                self._answer(number, request, status)
+                continue
             self._barrier_runs = request.is_barrier
             self._running += 1
-            self._drained.clear()
             self._threads.submit(self._serve, number, request)
 
     def _serve(self, number: int, request: BlockRequest) -> None:
         """On a worker thread."""
         self._finished.append((number, request, self._worker.perform(request, self._pages)))
-        self._event()
+        self._turn.ask()
 
     def _answer_finished(self) -> None:
         while self._finished:
@@ -174,8 +192,9 @@ class BlockRing:
                 self._barrier_runs = False
             if not self._closed:
                 self._answer(number, request, status)
-        if not self._running:
-            self._drained.set()
+        if self._drained is not None and not self._running:
+            self._drained()
+            self._drained = None
 
     def _answer(self, number: int, request: BlockRequest, status: int) -> None:
         self._ring.put(request.response(status))

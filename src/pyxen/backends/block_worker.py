@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable, Sequence
 
 from pyxen.abi.io.blkif import (
     BLKIF_OP_DISCARD,
     BLKIF_OP_FLUSH_DISKCACHE,
     BLKIF_OP_READ,
+    BLKIF_OP_WRITE,
     BLKIF_OP_WRITE_BARRIER,
     BLKIF_RSP_EOPNOTSUPP,
     BLKIF_RSP_ERROR,
@@ -33,10 +35,22 @@ class BlockWorker:
         self._statistics = statistics
         self._told: set[int | None] = set()
 
+    def perform_at_once(self, request: BlockRequest, pages: GrantedPages) -> int | None:
+        """As ``perform``, if nothing has to be waited for; None if something has, and nothing was done."""
+        if request.operation not in (BLKIF_OP_READ, BLKIF_OP_WRITE):
+            return None
+        return self._guarded(request, pages, may_wait=False)
+
     def perform(self, request: BlockRequest, pages: GrantedPages) -> int:
         """-> BLKIF_RSP_*."""
+        status = self._guarded(request, pages, may_wait=True)
+        assert status is not None
+        return status
+
+    def _guarded(self, request: BlockRequest, pages: GrantedPages, *, may_wait: bool) -> int | None:
         try:
-            self._perform(request, pages)
+            if not self._perform(request, pages, may_wait=may_wait):
+                return None
         except UnknownOperation:
             return BLKIF_RSP_EOPNOTSUPP
         except (BadRequest, HypercallError) as refusal:
@@ -53,12 +67,13 @@ class BlockWorker:
             return BLKIF_RSP_ERROR
         return BLKIF_RSP_OKAY
 
-    def _perform(self, request: BlockRequest, pages: GrantedPages) -> None:
+    def _perform(self, request: BlockRequest, pages: GrantedPages, *, may_wait: bool) -> bool:
+        """-> whether it is done."""
         image = self._image
         if request.operation == BLKIF_OP_FLUSH_DISKCACHE:
             image.flush()
         elif request.operation == BLKIF_OP_READ:
-            self._transfer(request, pages)
+            return self._transfer(request, pages, image.read if may_wait else image.read_at_once)
         elif not image.writable:
             raise BadRequest("the disk is read-only")
         elif request.operation == BLKIF_OP_DISCARD:
@@ -69,12 +84,14 @@ class BlockWorker:
         elif request.operation == BLKIF_OP_WRITE_BARRIER:
             image.flush()
             if request.segment_count:
-                self._transfer(request, pages)
+                self._transfer(request, pages, image.write)
                 image.flush()
         else:
-            self._transfer(request, pages)
+            return self._transfer(request, pages, image.write if may_wait else image.write_at_once)
+        return True
 
-    def _transfer(self, request: BlockRequest, pages: GrantedPages) -> None:
+    def _transfer(self, request: BlockRequest, pages: GrantedPages, move: Callable[[Sequence[memoryview], int], bool | None]) -> bool:
+        """-> whether it is done: only a ``move`` at once may fail to."""
         segments = block_request.check_segments(self._segments(request, pages))
         sectors = block_request.total_bytes(segments) // 512
         offset, _ = block_request.check_range(request.untrusted_sector, sectors, self._image.sectors())
@@ -82,15 +99,14 @@ class BlockWorker:
         with pages.mapped([segment.reference for segment in segments], writable=reading) as views:
             buffers = [view[segment.start : segment.end] for view, segment in zip(views, segments, strict=True)]
             try:
-                if reading:
-                    self._image.read(buffers, offset)
-                else:
-                    self._image.write(buffers, offset)
+                if move(buffers, offset) is False:
+                    return False
             finally:
                 # Before the pages are unmapped: whatever was derived from their views would keep them in use.
                 for buffer in buffers:
                     buffer.release()
         self._statistics.count(sectors, reading=reading)
+        return True
 
     @staticmethod
     def _segments(request: BlockRequest, pages: GrantedPages) -> bytes:

@@ -137,6 +137,14 @@ class NbdImage:
         data = b"".join(buffers)
         self._change(_Change(offset, len(data), data))
 
+    def read_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """Never: the daemon is another process."""
+        return False
+
+    def write_at_once(self, buffers: Sequence[memoryview], offset: int) -> bool:
+        """Never."""
+        return False
+
     def flush(self) -> None:
         """See ``DiskImage``."""
         changes = self._log.done()

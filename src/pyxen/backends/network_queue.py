@@ -25,6 +25,7 @@ from pyxen.backends.network_frame import Frame, completed, gso_version, segmente
 from pyxen.backends.network_transmit import TransmitFault, TransmitPacket, parse_packets
 from pyxen.backends.ring import BackRing, RingError
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, GrantCopy, HypercallError
+from pyxen.xenstore.single_turn import SingleTurn
 
 _PAGE_BYTES = 4096
 _RX_SLOT_BYTES = 8
@@ -107,7 +108,7 @@ class NetworkQueue:
         self._backlog: deque[Frame] = deque()
         self._backlog_bytes = 0
         self._was_full = False
-        self._turn_is_due = False
+        self._turn = SingleTurn(lambda: self._guarded(self._serve), self._loop.call_soon_threadsafe)
         self._closed = False
         with contextlib.ExitStack() as undo:
             tx_page, rx_page = dom0.map_grants(domid, self._references, writable=True)
@@ -116,12 +117,12 @@ class NetworkQueue:
             self._rx = BackRing([rx_page], _RX_SLOT_BYTES)
             undo.callback(self._tx.release)
             undo.callback(self._rx.release)
-            self._tx_port = self._rx_port = dom0.bind_interdomain(domid, place.untrusted_tx_port, self._event)
+            self._tx_port = self._rx_port = dom0.bind_interdomain(domid, place.untrusted_tx_port, self._turn.ask)
             undo.callback(dom0.close_port, self._tx_port)
             if place.untrusted_rx_port != place.untrusted_tx_port:
-                self._rx_port = dom0.bind_interdomain(domid, place.untrusted_rx_port, self._event)
+                self._rx_port = dom0.bind_interdomain(domid, place.untrusted_rx_port, self._turn.ask)
             undo.pop_all()
-        self._event()
+        self._turn.ask()
 
     def close(self) -> None:
         """Let go of the guest."""
@@ -135,21 +136,8 @@ class NetworkQueue:
             self._dom0.unmap_grants(self._domid, self._references)
 
     def resume(self) -> None:
-        """What held packets back does not any more."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            self._loop.call_soon(self._turn)
-
-    def _event(self) -> None:
-        """The guest's event; on any thread. One turn on the loop serves any number of them."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the host is going down
-                self._loop.call_soon_threadsafe(self._turn)
-
-    def _turn(self) -> None:
-        self._turn_is_due = False
-        self._guarded(self._serve)
+        """What held packets back does not any more. On the loop's thread, so there is nobody to wake."""
+        self._loop.call_soon(self._turn.do)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         if self._closed:

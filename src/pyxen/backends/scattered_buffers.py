@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 #: What one system call takes (IOV_MAX is 1024).
-_MAX_BUFFERS = 1000
+MAX_BUFFERS = 1000
 
 
 def transfer(call: Callable[[list[memoryview]], int], buffers: Sequence[memoryview]) -> None:
@@ -15,7 +15,7 @@ def transfer(call: Callable[[list[memoryview]], int], buffers: Sequence[memoryvi
     derived: memoryview | None = None
     try:
         while rest:
-            done = call(rest[:_MAX_BUFFERS])
+            done = call(rest[:MAX_BUFFERS])
             if not done:
                 raise EOFError
             while rest and done >= len(rest[0]):

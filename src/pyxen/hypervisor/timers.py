@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 #: Longest sleep without looking again; bounds the effect of a host clock that jumps.
-LONGEST_WAIT_S = 3600.0
+LONGEST_WAIT_NS = 3600 * 10**9
 COMPACT_MINIMUM = 64
 
 
@@ -40,6 +40,9 @@ class TimerQueue:
         self._heap: list[Timer] = []
         self._compact_at = COMPACT_MINIMUM
         self._changed = threading.Condition(lock)
+        #: When the thread looks again by itself. A guest that goes idle and wakes moves its timer to and fro: to wake the thread each time
+        #: costs more than that it looks once in vain.
+        self._looks_again_ns = 0
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="pyxen-timers", daemon=True)
         self._thread.start()
@@ -50,7 +53,8 @@ class TimerQueue:
             self._compact()
         timer = Timer(deadline_ns, callback)
         heapq.heappush(self._heap, timer)
-        if self._heap[0] is timer:
+        if deadline_ns < self._looks_again_ns:
+            self._looks_again_ns = deadline_ns
             self._changed.notify()
         return timer
 
@@ -70,8 +74,11 @@ class TimerQueue:
                             callback()
                         except Exception as error:
                             self._failed(error)
-                wait = (self._heap[0].deadline_ns - self._now()) / 1e9 if self._heap else LONGEST_WAIT_S
-                self._changed.wait(min(wait, LONGEST_WAIT_S))
+                now = self._now()
+                self._looks_again_ns = now + LONGEST_WAIT_NS
+                if self._heap:
+                    self._looks_again_ns = min(self._looks_again_ns, self._heap[0].deadline_ns)
+                self._changed.wait((self._looks_again_ns - now) / 1e9)
 
     def close(self) -> None:
         """Stop the thread; pending timers never fire. Lock not held."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
 from pyxen.xenstore.errors import StoreError
+from pyxen.xenstore.single_turn import SingleTurn
 
 log = logging.getLogger("pyxen.xenstore")
 
@@ -81,25 +82,6 @@ class HypercallLink:
             log.debug("domain %d: unmapping the store's page: %s", self._domid, error)
 
 
-class _Handover:
-    """Takes events in any thread and has them handled in the loop's, once for all that came meanwhile: a guest that does nothing
-    but send events must not fill the loop's queue."""
-
-    def __init__(self, on_event: Callable[[], None], call_in_loop: Callable[[Callable[[], None]], object]) -> None:
-        self._on_event = on_event
-        self._call_in_loop = call_in_loop
-        self._pending = False
-
-    def __call__(self) -> None:
-        if not self._pending:
-            self._pending = True
-            self._call_in_loop(self._handle)
-
-    def _handle(self) -> None:
-        self._pending = False
-        self._on_event()
-
-
 class HypercallConnector:
     """The connector of the embedded Domain 0. ``call_in_loop`` hands a callback to the store's thread from any thread
     (``loop.call_soon_threadsafe``). For a PV domain, ``gfn`` is an MFN."""
@@ -111,7 +93,7 @@ class HypercallConnector:
     def connect(self, domid: int, gfn: int, port: int, on_event: Callable[[], None]) -> GuestLink:
         """See GuestConnector."""
         try:
-            return HypercallLink(self._hypercalls, domid, gfn, port, _Handover(on_event, self._call_in_loop))
+            return HypercallLink(self._hypercalls, domid, gfn, port, SingleTurn(on_event, self._call_in_loop).ask)
         except HypercallError as error:
             raise StoreError(error.errno, f"domain {domid}: {error.reason}") from error
 

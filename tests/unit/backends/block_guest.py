@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from pyxen.abi.event_channel import EVTCHNOP_send, evtchn_send
-from pyxen.abi.io.blkif import BLKIF_OP_INDIRECT
+from pyxen.abi.io.blkif import BLKIF_OP_INDIRECT, BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY
 from pyxen.abi.xen import HYPERVISOR_event_channel_op
 from pyxen.backends.block import block_backend
+from pyxen.backends.block_image import BlockImage
 from pyxen.backends.device import Surroundings
 from pyxen.backends.helper_program import HelperPrograms, NoHelperPrograms
 from pyxen.hypervisor.hypervisor import Hypervisor
@@ -30,6 +33,8 @@ RING_PFN, DATA_PFN, INDIRECT_PFN = 20, 24, 40
 RING_REFERENCE, DATA_REFERENCE, INDIRECT_REFERENCE = 100, 200, 300
 SLOT = 112
 DATA_PAGES = 16
+
+OKAY, ERROR, NOT_SUPPORTED = BLKIF_RSP_OKAY, BLKIF_RSP_ERROR, BLKIF_RSP_EOPNOTSUPP
 
 Segment = tuple[int, int, int]
 
@@ -179,6 +184,11 @@ class World:
         path.write_bytes(bytes(index * 7 % 251 for index in range(4096)) * (size // 4096))
         return path
 
+    def serve_nothing_at_once(self, patch: pytest.MonkeyPatch) -> None:
+        """As if the host had nothing in its page cache: requests go to the disk's threads."""
+        for name in ("read_at_once", "write_at_once"):
+            patch.setattr(BlockImage, name, lambda *_: False)
+
     async def attach(self, image: Path, access: str = "w", vdev: str = "xvda", image_format: str = "raw") -> None:
         await self.disks.attach(self.guest.domid, DiskSpecification.parse(f"{image},{image_format},{vdev},{access}"))
 
@@ -198,3 +208,18 @@ async def block_world(hypervisor: Hypervisor, folder: Path, helpers: HelperProgr
     assert len(hypervisor.domain(0).maptrack) == 0
     assert len(hypervisor.domain(0).event_channels._ports) == ports
     assert all(info.domid == 0 for info in hypervisor.dom0.list_domains())
+
+
+Scenario = Callable[[World], Awaitable[None]]
+Play = Callable[[Scenario], None]
+
+
+def connected(scenario: Scenario, **entries: object) -> Scenario:
+    """With a disk of 1 MiB, attached and connected."""
+
+    async def run(world: World) -> None:
+        await world.attach(world.image())
+        await world.frontend.connect(**entries)
+        await scenario(world)
+
+    return run

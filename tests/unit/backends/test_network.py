@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -29,8 +29,6 @@ from tests.unit.backends.network_guest import (
     network_world,
     request,
 )
-from tests.unit.hypervisor import invariants
-from tests.unit.hypervisor.machine import new_machine
 
 Scenario = Callable[[World], Awaitable[None]]
 OKAY, ERROR, NULL = netif.NETIF_RSP_OKAY, netif.NETIF_RSP_ERROR, netif.NETIF_RSP_NULL
@@ -40,14 +38,6 @@ LONG = os.environ.get("PYXEN_LONG") == "1"
 
 def plain(payload: bytes = b"payload", to: bytes = b"\xff" * 6, source: bytes = FIRST) -> bytes:
     return to + source + b"\x88\xb5" + payload
-
-
-@pytest.fixture(scope="module")
-def hypervisor() -> Iterator[Hypervisor]:
-    hypervisor = new_machine()
-    yield hypervisor
-    invariants.check(hypervisor)
-    hypervisor.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,6 @@ from pyxen.host.helper_programs import HostHelperPrograms
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.errors import ToolstackError
 from tests.unit.backends.block_guest import DATA_PFN, DEVID, World, block_world, data_segments, discard, plain, until
-from tests.unit.hypervisor import invariants
-from tests.unit.hypervisor.machine import new_machine
 
 MIB = 1 << 20
 PAGE = 4096
@@ -46,14 +44,6 @@ def qemu_img() -> Callable[..., str]:
         return subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
     return run
-
-
-@pytest.fixture(scope="module")
-def hypervisor() -> Iterator[Hypervisor]:
-    hypervisor = new_machine()
-    yield hypervisor
-    invariants.check(hypervisor)
-    hypervisor.close()
 
 
 @pytest.fixture
