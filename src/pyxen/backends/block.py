@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pyxen.abi.io.blkif import VDISK_CDROM, VDISK_READONLY
 from pyxen.abi.io.protocols import XEN_IO_PROTO_ABI_NATIVE
 from pyxen.backends.block_image import SECTOR, BlockImage, DiskImage, EmptyDrive
-from pyxen.backends.block_request import MAX_INDIRECT_SEGMENTS
+from pyxen.backends.block_request import FORMS, MAX_INDIRECT_SEGMENTS
 from pyxen.backends.block_ring import BlockRing, RingLegacy, RingPlace
 from pyxen.backends.block_statistics import BlockStatistics
 from pyxen.backends.block_worker import BlockWorker
@@ -103,9 +103,6 @@ class BlockDevice(BackendDevice):
     async def connect(self) -> None:
         """Map the frontend's rings and tell it what the disk is."""
         assert self._image is not None
-        protocol = self.frontend_text("protocol")
-        if protocol not in ("", XEN_IO_PROTO_ABI_NATIVE):
-            raise DeviceError(errno.EINVAL, f"unknown fe protocol {protocol[:40]!a}")
         persistent = bool(self.frontend_number("feature-persistent", 0, 1, 0))
         worker = BlockWorker(str(self.address), self._image, self.statistics)
         places = self._ring_places()
@@ -167,6 +164,9 @@ class BlockDevice(BackendDevice):
         return cdrom | (0 if self._image.writable else VDISK_READONLY)
 
     def _ring_places(self) -> list[RingPlace]:
+        protocol = self.frontend_text("protocol") or XEN_IO_PROTO_ABI_NATIVE
+        if protocol not in FORMS:
+            raise DeviceError(errno.EINVAL, f"unknown fe protocol {protocol[:40]!a}")
         queues = self.frontend_number("multi-queue-num-queues", 1, MAX_QUEUES, 1)
         folders = [""] if queues == 1 else [f"queue-{index}/" for index in range(queues)]
         # With one page, "ring-ref" has no number; with more, it has, even if they are one.
@@ -176,6 +176,7 @@ class BlockDevice(BackendDevice):
             RingPlace(
                 tuple(self.frontend_number(folder + name, 0, _MAX_NUMBER) for name in names),
                 self.frontend_number(f"{folder}event-channel", 0, _MAX_NUMBER),
+                FORMS[protocol],
             )
             for folder in folders
         ]

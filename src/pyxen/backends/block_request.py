@@ -1,4 +1,4 @@
-"""Requests of a block ring (public header io/blkif.h, x86_64 layout), read from what a frontend put there and checked."""
+"""Requests of a block ring (public header io/blkif.h), read from what a frontend put there and checked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ctypes import sizeof
 from dataclasses import dataclass
 
+from pyxen.abi.compat import narrow_type
 from pyxen.abi.io.blkif import (
     BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST,
     BLKIF_MAX_SEGMENTS_PER_REQUEST,
@@ -16,14 +17,11 @@ from pyxen.abi.io.blkif import (
     BLKIF_OP_READ,
     BLKIF_OP_WRITE,
     BLKIF_OP_WRITE_BARRIER,
-    blkif_request,
-    blkif_request_discard,
-    blkif_request_indirect,
     blkif_request_segment,
     blkif_sring_entry,
 )
+from pyxen.abi.io.protocols import XEN_IO_PROTO_ABI_X86_32, XEN_IO_PROTO_ABI_X86_64
 
-SLOT_BYTES = sizeof(blkif_sring_entry)
 SEGMENT_BYTES = sizeof(blkif_request_segment)
 SEGMENTS_PER_PAGE = 4096 // SEGMENT_BYTES
 #: feature-max-indirect-segments, as Linux's backend.
@@ -32,7 +30,6 @@ MAX_INDIRECT_SEGMENTS = 256
 _SECTOR_SHIFT = 9
 _SECTORS_PER_PAGE = 8
 _SEGMENT = struct.Struct("<IBBxx")
-_RESPONSE = struct.Struct("<QBxhxxxx")
 
 
 class BadRequest(Exception):
@@ -72,53 +69,60 @@ class BlockRequest:
     def is_barrier(self) -> bool:
         return self.operation == BLKIF_OP_WRITE_BARRIER
 
-    def response(self, status: int) -> bytes:
+
+class RequestForm:
+    """How requests lie in their slots. ``pad``: the octets before 64-bit members, which a 32-bit frontend's structures have not."""
+
+    def __init__(self, slot_bytes: int, pad: str) -> None:
+        self.slot_bytes = slot_bytes
+        self._plain = struct.Struct(f"<BBH{pad}QQ")
+        self._indirect = struct.Struct(f"<BBH{pad}QQHxx{BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST}I")
+        self._discard = struct.Struct(f"<BBH{pad}QQQ")
+        self._response = struct.Struct(f"<QBxh{pad}")
+
+    def identify(self, slot: bytes) -> BlockRequest:
+        """What is needed to answer the request in ``slot``, even a bad one."""
+        operation, indirect_operation, _, request_id, sector = self._plain.unpack_from(slot)
+        if operation == BLKIF_OP_INDIRECT:
+            operation = indirect_operation
+        return BlockRequest(operation, request_id, sector)
+
+    def parse(self, slot: bytes) -> BlockRequest:
+        """The request in ``slot``. Raises ``BadRequest``."""
+        operation, count, _, request_id, sector = self._plain.unpack_from(slot)
+        if operation in (BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_OP_WRITE_BARRIER, BLKIF_OP_FLUSH_DISKCACHE):
+            if count > BLKIF_MAX_SEGMENTS_PER_REQUEST:
+                raise BadRequest(f"{count} segments")
+            if not count and operation in (BLKIF_OP_READ, BLKIF_OP_WRITE):
+                raise BadRequest("no segments")
+            start = self._plain.size
+            return BlockRequest(operation, request_id, sector, 0, count, slot[start : start + count * SEGMENT_BYTES])
+        if operation == BLKIF_OP_DISCARD:
+            *_, sectors = self._discard.unpack_from(slot)
+            return BlockRequest(operation, request_id, sector, sectors)
+        if operation == BLKIF_OP_INDIRECT:
+            return self._parse_indirect(slot)
+        raise UnknownOperation(f"operation {operation}")
+
+    def _parse_indirect(self, slot: bytes) -> BlockRequest:
+        _, operation, count, request_id, sector, _, *references = self._indirect.unpack_from(slot)
+        if operation not in (BLKIF_OP_READ, BLKIF_OP_WRITE):
+            raise BadRequest(f"indirect operation {operation}")
+        if not 0 < count <= MAX_INDIRECT_SEGMENTS:
+            raise BadRequest(f"{count} indirect segments")
+        pages = -(-count // SEGMENTS_PER_PAGE)
+        return BlockRequest(operation, request_id, sector, 0, count, untrusted_indirect=tuple(references[:pages]))
+
+    def response(self, request: BlockRequest, status: int) -> bytes:
         """``status``: BLKIF_RSP_*."""
-        return _RESPONSE.pack(self.request_id, self.operation, status)
+        return self._response.pack(request.request_id, request.operation, status)
 
 
-_PLAIN = struct.Struct("<BBHxxxxQQ")
-_INDIRECT = struct.Struct(f"<BBHxxxxQQHxx{BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST}I")
-_DISCARD = struct.Struct("<BBHxxxxQQQ")
-assert _PLAIN.size == blkif_request.seg.offset
-assert _INDIRECT.size <= sizeof(blkif_request_indirect)
-assert _DISCARD.size == sizeof(blkif_request_discard)
-
-
-def identify(slot: bytes) -> BlockRequest:
-    """What is needed to answer the request in ``slot``, even a bad one."""
-    operation, indirect_operation, _, request_id, sector = _PLAIN.unpack_from(slot)
-    if operation == BLKIF_OP_INDIRECT:
-        operation = indirect_operation
-    return BlockRequest(operation, request_id, sector)
-
-
-def parse(slot: bytes) -> BlockRequest:
-    """The request in ``slot``. Raises ``BadRequest``."""
-    operation, count, _, request_id, sector = _PLAIN.unpack_from(slot)
-    if operation in (BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_OP_WRITE_BARRIER, BLKIF_OP_FLUSH_DISKCACHE):
-        if count > BLKIF_MAX_SEGMENTS_PER_REQUEST:
-            raise BadRequest(f"{count} segments")
-        if not count and operation in (BLKIF_OP_READ, BLKIF_OP_WRITE):
-            raise BadRequest("no segments")
-        segments = slot[_PLAIN.size : _PLAIN.size + count * SEGMENT_BYTES]
-        return BlockRequest(operation, request_id, sector, 0, count, segments)
-    if operation == BLKIF_OP_DISCARD:
-        *_, sectors = _DISCARD.unpack_from(slot)
-        return BlockRequest(operation, request_id, sector, sectors)
-    if operation == BLKIF_OP_INDIRECT:
-        return _parse_indirect(slot)
-    raise UnknownOperation(f"operation {operation}")
-
-
-def _parse_indirect(slot: bytes) -> BlockRequest:
-    _, operation, count, request_id, sector, _, *references = _INDIRECT.unpack_from(slot)
-    if operation not in (BLKIF_OP_READ, BLKIF_OP_WRITE):
-        raise BadRequest(f"indirect operation {operation}")
-    if not 0 < count <= MAX_INDIRECT_SEGMENTS:
-        raise BadRequest(f"{count} indirect segments")
-    pages = -(-count // SEGMENTS_PER_PAGE)
-    return BlockRequest(operation, request_id, sector, 0, count, untrusted_indirect=tuple(references[:pages]))
+#: By the frontend's "protocol"; one that says nothing is 64-bit, as is Domain 0.
+FORMS = {
+    XEN_IO_PROTO_ABI_X86_64: RequestForm(sizeof(blkif_sring_entry), "xxxx"),
+    XEN_IO_PROTO_ABI_X86_32: RequestForm(sizeof(narrow_type(blkif_sring_entry)), ""),
+}
 
 
 def check_segments(untrusted_segments: bytes) -> list[Segment]:

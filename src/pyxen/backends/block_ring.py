@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pyxen.abi.io.blkif import BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR
-from pyxen.backends import block_request
-from pyxen.backends.block_request import BadRequest, BlockRequest, UnknownOperation
+from pyxen.backends.block_request import BadRequest, BlockRequest, RequestForm, UnknownOperation
 from pyxen.backends.block_worker import BlockWorker
 from pyxen.backends.device import DeviceError
 from pyxen.backends.granted_pages import GrantedPages
@@ -31,10 +30,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RingPlace:
-    """Where a frontend's ring is: the references of its pages, and its event channel."""
+    """Where a frontend's ring is: the references of its pages, and its event channel. And how requests lie in it."""
 
     untrusted_references: tuple[int, ...]
     untrusted_port: int
+    form: RequestForm
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class BlockRing:
         self._dom0 = dom0
         self._domid = domid
         self._references = place.untrusted_references
+        self._form = place.form
         self._loop = asyncio.get_running_loop()
         self._worker = worker
         self._threads = threads
@@ -87,7 +88,7 @@ class BlockRing:
         with contextlib.ExitStack() as undo:
             ring_pages = dom0.map_grants(domid, self._references, writable=True)
             undo.callback(dom0.unmap_grants, domid, self._references)
-            self._ring = BackRing(ring_pages, block_request.SLOT_BYTES, legacy.position if legacy else None)
+            self._ring = BackRing(ring_pages, self._form.slot_bytes, legacy.position if legacy else None)
             undo.callback(self._ring.release)
             self._pages = GrantedPages(dom0, domid, persistent=persistent)
             self._inherited = legacy.unanswered if legacy else ()
@@ -160,12 +161,12 @@ class BlockRing:
         number = self._last_number
         self._unanswered[number] = slot
         try:
-            self._pending.append((number, block_request.parse(slot)))
+            self._pending.append((number, self._form.parse(slot)))
         except UnknownOperation:
-            self._answer(number, block_request.identify(slot), BLKIF_RSP_EOPNOTSUPP)
+            self._answer(number, self._form.identify(slot), BLKIF_RSP_EOPNOTSUPP)
         except BadRequest as error:
             _logger.debug("domain %d: bad request: %s", self._domid, error)
-            self._answer(number, block_request.identify(slot), BLKIF_RSP_ERROR)
+            self._answer(number, self._form.identify(slot), BLKIF_RSP_ERROR)
 
     def _start_pending(self) -> None:
         """A barrier waits for all before it, and all after it wait for it."""
@@ -197,7 +198,7 @@ class BlockRing:
             self._drained = None
 
     def _answer(self, number: int, request: BlockRequest, status: int) -> None:
-        self._ring.put(request.response(status))
+        self._ring.put(self._form.response(request, status))
         self._unpushed.append(number)
 
     def _push(self) -> None:

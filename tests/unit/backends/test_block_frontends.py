@@ -85,7 +85,7 @@ def test_producer_that_goes_back_behind_what_was_taken(play: Play, monkeypatch: 
         {"ring_ref": -1},
         {"event_channel": 1000},
         {"event_channel": "x" * 3000},
-        {"protocol": "x86_32-abi"},
+        {"protocol": "arm-abi"},
         {"ring_page_order": 5},
         {"ring_page_order": 2},
         {"multi_queue_num_queues": 0},

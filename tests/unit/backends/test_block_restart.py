@@ -14,8 +14,8 @@ from pyxen.abi.io.blkif import (
     BLKIF_OP_READ,
     BLKIF_OP_WRITE,
 )
-from pyxen.backends import block_request
 from pyxen.backends.block_image import BlockImage
+from pyxen.backends.block_request import BlockRequest, RequestForm
 from tests.unit.backends.block_guest import (
     DATA_PFN,
     DATA_REFERENCE,
@@ -121,16 +121,16 @@ def test_states_in_any_order_while_the_backend_restarts(play: Play) -> None:
 
 def test_backend_that_fails_is_restarted_and_one_that_always_fails_is_closed(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter([True, True])
-    parse = block_request.parse
+    parse = RequestForm.parse
 
-    def sometimes(slot: bytes) -> block_request.BlockRequest:
+    def sometimes(form: RequestForm, slot: bytes) -> BlockRequest:
         if next(failures, False):
             raise RuntimeError("a fault of ours")
-        return parse(slot)
+        return parse(form, slot)
 
     async def scenario(world: World) -> None:
         nonlocal failures
-        monkeypatch.setattr(block_request, "parse", sometimes)
+        monkeypatch.setattr(RequestForm, "parse", sometimes)
         assert await world.frontend.request(plain(BLKIF_OP_READ, 0, data_segments(1))) == OKAY
         assert next(failures, None) is None
         failures = iter([True] * 100)
