@@ -22,7 +22,7 @@ class AddressSpaces:
         self._frames = domain.hypervisor.frames
 
     def new_kernel_root(self, vcpu: Vcpu, mfn: int) -> None:
-        """MMUEXT_NEW_BASEPTR. EINVAL, EPERM, EBUSY for a frame that is not a valid L4 table of this domain."""
+        """MMUEXT_NEW_BASEPTR. EINVAL for a frame that is not a valid L4 table of this domain."""
         old = vcpu.kernel_root >> 12
         if not mfn:
             raise HypercallError(errno.EINVAL, "frame 0 is no page table")

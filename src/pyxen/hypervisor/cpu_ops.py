@@ -10,7 +10,7 @@ from pyxen.abi import arch_x86_64, xen
 from pyxen.engine.interface import FS, GS, Dirty
 from pyxen.hypervisor import debug_registers, descriptors, guest_access, privileged_ops
 from pyxen.hypervisor.gate import TrapEntry
-from pyxen.hypervisor.msr import is_guest_address
+from pyxen.hypervisor.guest_access import is_guest_address
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 from pyxen.hypervisor.traps import is_canonical
 
@@ -62,7 +62,7 @@ def set_gdt(vcpu: Vcpu, frame_list: int, entries: int) -> int:
 
 
 def update_descriptor(vcpu: Vcpu, machine: int, value: int) -> int:
-    """Write one descriptor at a machine address. -EINVAL, -EPERM."""
+    """Write one descriptor at a machine address. -EINVAL."""
     descriptors.update_descriptor(vcpu, machine, value)
     return 0
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Dirty
 from pyxen.hypervisor.dom0_interface import HypercallError
-from pyxen.hypervisor.msr import is_guest_address
+from pyxen.hypervisor.guest_access import is_guest_address
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu

@@ -14,8 +14,9 @@ import numpy as np
 from pyxen.engine.interface import Dirty
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import SEGMENT_DESCRIPTORS
+from pyxen.hypervisor.guest_access import is_guest_address
 from pyxen.hypervisor.page_tables import ACCESSED, ADDRESS, NX, PRESENT
-from pyxen.hypervisor.vcpu import CODE32_ATTRIBUTES, CODE64_ATTRIBUTES, DATA_ATTRIBUTES
+from pyxen.hypervisor.vcpu import CODE32_ATTRIBUTES, CODE64_ATTRIBUTES, DATA_ATTRIBUTES, FLAT_KERNEL_CS
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -24,6 +25,7 @@ FIRST_RESERVED_PAGE = 14
 FIRST_RESERVED_ENTRY = FIRST_RESERVED_PAGE * 512
 LAST_GDT_OCTET = (FIRST_RESERVED_PAGE + 1) * 4096 - 1
 MAX_LDT_ENTRIES = 8192
+CALL_GATE_64 = 0xC  #: a descriptor's type
 #: Xen's own entries: what STR and SLDT show (asm/desc.h).
 TSS_SELECTOR, LDT_SELECTOR = 0xE040, 0xE050
 #: What SIDT shows: a table somewhere in Xen's image.
@@ -62,19 +64,27 @@ def ldt_base(vcpu: Vcpu) -> int:
 def checked_descriptor(untrusted: int) -> int | None:
     """The descriptor as Xen lets it stand (check_descriptor), or None when it is refused.
 
-    Not-present ones pass. Code and data segments get DPL 3 and their accessed bit; of type 0, which nothing can load, only DPL 3. System
-    segments and gates are refused (Xen lets call gates stand, for emulation).
+    Not-present ones pass. Code and data segments get DPL 3 and their accessed bit; of type 0, the second half of a call gate, which nothing
+    can load, only DPL 3. Call gates to the guest's own code stand, with DPL 0, so that every use of one is #GP(selector); the DPL that was
+    asked for is kept as the target's RPL. All other system descriptors are refused.
     """
     high = untrusted >> 32
     if not high & _P:
         return untrusted
     high |= _DPL3
     if not high & _S:
+        if high & 0xF00 == CALL_GATE_64 << 8:
+            return _checked_call_gate(untrusted & 0xFFFFFFFF, high & ~_DPL3)
         return None if high & 0xF00 else untrusted & 0xFFFFFFFF | high << 32
-    if high & 1 << 11 and high & _LONG and high & _BIG:
-        return None
     high |= 1 << 8
     return untrusted & 0xFFFFFFFF | high << 32
+
+
+def _checked_call_gate(low: int, high: int) -> int | None:
+    target = low >> 16
+    if target >> 3 >= FIRST_RESERVED_ENTRY and target != FLAT_KERNEL_CS and not target & 4 or high & 0xFF:
+        return None
+    return low & 0xFFFF | (target | 3) << 16 | high << 32
 
 
 def validate_page(table: np.ndarray[tuple[int], np.dtype[np.uint64]], mfn: int) -> None:
@@ -118,8 +128,8 @@ def release_gdt(vcpu: Vcpu) -> None:
 
 
 def set_ldt(vcpu: Vcpu, address: int, entries: int) -> None:
-    """MMUEXT_SET_LDT. EINVAL for an address that is not page aligned, too many entries."""
-    if address & 0xFFF or entries > MAX_LDT_ENTRIES:
+    """MMUEXT_SET_LDT. EINVAL for too many entries, and an address that is not page aligned or not the guest's, if there are entries."""
+    if entries > MAX_LDT_ENTRIES or (entries and (address & 0xFFF or not is_guest_address(address))):
         raise HypercallError(errno.EINVAL, f"an LDT of {entries} entries at {address:#x}")
     release_ldt(vcpu)
     vcpu.ldt_address, vcpu.ldt_entries = address, entries
@@ -165,7 +175,7 @@ def map_ldt_page(vcpu: Vcpu, offset: int) -> bool:
 
 
 def update_descriptor(vcpu: Vcpu, machine: int, untrusted: int) -> None:
-    """HYPERVISOR_update_descriptor. EINVAL for a forbidden descriptor, EPERM for somebody else's frame."""
+    """HYPERVISOR_update_descriptor. EINVAL for a forbidden descriptor, and for somebody else's frame."""
     checked = checked_descriptor(untrusted)
     if checked is None or machine & 7:
         raise HypercallError(errno.EINVAL, f"descriptor {untrusted:#x} is of a forbidden type")
@@ -253,7 +263,9 @@ def is_loadable(value: int, *, code: bool) -> bool:
     if high & (_S | _P) != _S | _P or high & _DPL3 != _DPL3 and not (code and high & 1 << 10):
         return False
     executable = bool(high & 1 << 11)
-    return executable if code else not executable and bool(high & 1 << 9)
+    if code:
+        return executable and high & (_LONG | _BIG) != _LONG | _BIG
+    return not executable and bool(high & 1 << 9)
 
 
 def _cached(vcpu: Vcpu, selector: int, *, code: bool) -> Loaded | None:

@@ -92,6 +92,8 @@ class Domain:
         self.cmos_index = 0  # what was last written to port 0x70
         self.pci_address = 0  # what was last written to port 0xcf8
         self.foreign_maps: dict[int, FrameHold] = {}
+        #: Of each table in a linear relation to others of its level: how many it names, or as a negative number how many name it.
+        self.linear_tables: dict[int, int] = {}
         self.per_domain_entry = 0
         self._per_domain_l1 = 0
         self._xen_frames: list[int] = []
@@ -219,7 +221,7 @@ class Domain:
         return mfn if self.hvm is None else int(self.hypervisor.m2p[mfn])
 
     def release_frame(self, mfn: int) -> None:
-        """Take one frame out of the reservation; it is freed, and counts no more, when nothing refers to it any more. EINVAL, EPERM."""
+        """Take one frame out of the reservation; it is freed, and counts no more, when nothing refers to it any more. EINVAL."""
         frames = self.hypervisor.frames
         frames.get(mfn, self.domid)
         try:
@@ -231,7 +233,7 @@ class Domain:
             frames.put(mfn)
 
     def release_extent(self, first: int, count: int) -> None:
-        """Take neighbouring frames out of the reservation. Those before one that can't be taken are. EINVAL, EPERM."""
+        """Take neighbouring frames out of the reservation. Those before one that can't be taken are. EINVAL."""
         frames = self.hypervisor.frames
         extent = slice(first, first + count)
         owners, flags = self.hypervisor.memory.owners[extent], frames.flags_array[extent]

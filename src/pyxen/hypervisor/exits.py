@@ -42,15 +42,6 @@ def on_syscall(vcpu: Vcpu) -> None:
         traps.system_call(vcpu)
 
 
-def on_sysenter(vcpu: Vcpu) -> None:
-    """SYSENTER exists for user space only; in the guest kernel it is #GP, as an instruction that Xen's own MSRs do not offer it."""
-    if vcpu.kernel_mode:
-        vcpu.state.rip -= vcpu.state.instruction_length
-        traps.inject(vcpu, traps.VECTOR_GP, 0)
-    else:
-        traps.sysenter(vcpu)
-
-
 def on_software_interrupt(vcpu: Vcpu) -> None:
     """int n: through the guest's trap table if its DPL allows it, else #GP at the instruction (permit_softint)."""
     state = vcpu.state
@@ -167,6 +158,6 @@ EXIT_HANDLERS[ExitReason.KICK] = on_kick
 EXIT_HANDLERS[ExitReason.EXCEPTION] = on_exception
 EXIT_HANDLERS[ExitReason.SOFTWARE_INTERRUPT] = on_software_interrupt
 EXIT_HANDLERS[ExitReason.SYSCALL] = on_syscall
-EXIT_HANDLERS[ExitReason.SYSENTER] = on_sysenter
+EXIT_HANDLERS[ExitReason.SYSENTER] = traps.sysenter
 EXIT_HANDLERS[ExitReason.FAR_TRANSFER] = far_transfer.far_transfer
 EXIT_HANDLERS[ExitReason.CPUID] = on_cpuid

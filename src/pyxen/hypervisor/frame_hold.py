@@ -17,7 +17,7 @@ class FrameHold:
         self.writable = False
 
     def take(self, frames: FrameTable, domid: int, *, writable: bool) -> None:
-        """One more mapping. EINVAL when it is to be writable and the frame is a table, EPERM for another domain's; then nothing changes."""
+        """One more mapping. EINVAL when it is to be writable and the frame is a table, or another domain's; then nothing changes."""
         if writable and not self.writable:
             frames.get_page_and_type(self.mfn, domid, WRITABLE)
             self.writable = True

@@ -22,6 +22,9 @@ from pyxen.hypervisor.machine_memory import Frames, MachineMemory
 NONE, L1, L2, L3, L4, SEGMENT_DESCRIPTORS, WRITABLE = range(7)
 TYPE_NAMES = ("none", "L1", "L2", "L3", "L4", "segment descriptors", "writable")
 
+#: All ones in an entry's address bits.
+INVALID_MFN = (1 << 40) - 1
+
 # Flags.
 PINNED = 1  #: a pin holds one general and one typed reference
 ALLOCATED = 2  #: belongs to a domain's reservation: holds one general reference
@@ -63,12 +66,21 @@ class FrameTable:
         self.flags_array[frames] = flag
 
     def get(self, mfn: int, domid: int) -> None:
-        """Take a general reference. EINVAL for no frame, EPERM for another domain's."""
+        """Take a general reference. EINVAL for no frame, and for another domain's."""
         if mfn >= self.memory.total_frames:
             raise HypercallError(errno.EINVAL, f"frame {mfn:#x} is outside machine memory")
         if self.memory.owner[mfn] != domid or not self.count[mfn]:
-            raise HypercallError(errno.EPERM, f"frame {mfn:#x} belongs to another domain")
+            raise HypercallError(errno.EINVAL, f"frame {mfn:#x} belongs to another domain")
         self.count[mfn] += 1
+
+    def mapping_refusal(self, mfn: int) -> HypercallError:
+        """Why an L1 entry can't map a frame for which ``get`` refuses a reference: EPERM where there is no memory (it could be a device's),
+        but EINVAL for INVALID_MFN, and EBUSY for another domain's frame."""
+        if mfn < self.memory.total_frames:
+            return HypercallError(errno.EBUSY, f"an L1 entry maps frame {mfn:#x}, which belongs to another domain")
+        return HypercallError(
+            errno.EINVAL if mfn == INVALID_MFN else errno.EPERM, f"an L1 entry maps frame {mfn:#x}, outside machine memory"
+        )
 
     def put(self, mfn: int) -> None:
         """Drop a general reference; the last one frees the frame."""
@@ -149,10 +161,9 @@ class FrameTable:
         All or nothing; EINVAL, EPERM, EBUSY."""
         if not len(mfns):
             return
-        if int(mfns.max()) >= self.memory.total_frames:
-            raise HypercallError(errno.EINVAL, "an L1 table maps a frame outside machine memory")
-        if (self.memory.owners[mfns] != domid).any():
-            raise HypercallError(errno.EPERM, "an L1 table maps a frame of another domain")
+        if int(mfns.max()) >= self.memory.total_frames or (self.memory.owners[mfns] != domid).any():
+            bad = (mfn for mfn in mfns.tolist() if mfn >= self.memory.total_frames or self.memory.owner[mfn] != domid)
+            raise self.mapping_refusal(next(bad))
         kinds = self.types[writable]
         other = writable[kinds != WRITABLE]
         if len(other):

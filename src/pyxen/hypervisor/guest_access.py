@@ -37,6 +37,11 @@ class GuestFault(Exception):
         self.present = present
 
 
+def is_guest_address(address: int) -> bool:
+    """Whether a guest may point there: canonical and not in Xen's range."""
+    return address < LOWER_HALF_END or XEN_RANGE_END <= address < TOP
+
+
 def translate(vcpu: Vcpu, address: int, *, write: bool) -> int:
     """Machine address of the octet at linear ``address``. Upper levels' RW bits count, as on hardware."""
     if vcpu.is_hvm:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyxen.abi import xen
 from pyxen.hypervisor import descriptors, guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L3, L4, WRITABLE
-from pyxen.hypervisor.msr import is_guest_address
+from pyxen.hypervisor.guest_access import is_guest_address
 from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ _EXTENDED = struct.Struct("<I4xQQ")
 
 def _done_before(vcpu: Vcpu, count: int, done_address: int) -> int:
     if count & PREEMPTED and done_address:
-        return int.from_bytes(guest_access.read(vcpu, done_address, 4), "little")
+        with suppress(guest_access.GuestFault):
+            return int.from_bytes(guest_access.read(vcpu, done_address, 4), "little")
     return 0
 
 
 def _report(vcpu: Vcpu, done_address: int, done: int) -> None:
+    """A bad address changes nothing: what is done is done."""
     if done_address:
-        guest_access.write(vcpu, done_address, (done & 0xFFFFFFFF).to_bytes(4, "little"))
+        with suppress(guest_access.GuestFault):
+            guest_access.write(vcpu, done_address, (done & 0xFFFFFFFF).to_bytes(4, "little"))
 
 
 def _check_foreign(vcpu: Vcpu, domid: int) -> None:
@@ -119,7 +123,7 @@ def _update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
     page_tables = vcpu.hypervisor.page_tables
     where = page_tables.l1_entry_address(vcpu.kernel_root, address) if is_guest_address(address) else None
     result = 0
-    if where is None:
+    if where is None or vcpu.hypervisor.frames.type[where >> 12] != L1:  # another type: a linear page table's
         result = -errno.EINVAL
     else:
         try:
@@ -148,9 +152,9 @@ def _flush(vcpu: Vcpu, address: int, flags: int) -> None:
 
 
 def _vcpu_set(vcpu: Vcpu, bitmap_address: int) -> set[int]:
-    """The vCPUs named by a bitmap in guest memory."""
+    """The vCPUs named by a bitmap in guest memory, of whole words."""
     count = len(vcpu.domain.vcpus)
-    bits = int.from_bytes(guest_access.read(vcpu, bitmap_address, (count + 7) // 8), "little")
+    bits = int.from_bytes(guest_access.read(vcpu, bitmap_address, (count + 63) // 64 * 8), "little")
     return {number for number in range(count) if bits >> number & 1}
 
 
@@ -199,7 +203,15 @@ def _flush_all(vcpu: Vcpu, _first: int, _second: int) -> None:
 
 
 def _flush_some(vcpu: Vcpu, _: int, bitmap_address: int) -> None:
-    vcpu.domain.address_space.flush_others(vcpu, _vcpu_set(vcpu, bitmap_address))
+    try:
+        vcpus = _vcpu_set(vcpu, bitmap_address)
+    except guest_access.GuestFault as fault:
+        raise HypercallError(errno.EINVAL, f"a bitmap of vCPUs: {fault}") from None
+    vcpu.domain.address_space.flush_others(vcpu, vcpus)
+
+
+def _flush_all_caches(vcpu: Vcpu, _first: int, _second: int) -> None:
+    raise HypercallError(errno.EINVAL, "cache flush without hardware access")
 
 
 def _flush_cache(vcpu: Vcpu, _first: int, _second: int) -> None:
@@ -250,6 +262,7 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int, int], None]] = {
     xen.MMUEXT_TLB_FLUSH_ALL: _flush_all,
     xen.MMUEXT_INVLPG_ALL: _flush_all,
     xen.MMUEXT_FLUSH_CACHE: _flush_cache,
+    xen.MMUEXT_FLUSH_CACHE_GLOBAL: _flush_all_caches,
     xen.MMUEXT_MARK_SUPER: _mark_super,
     xen.MMUEXT_UNMARK_SUPER: _mark_super,
     xen.MMUEXT_SET_LDT: _set_ldt,

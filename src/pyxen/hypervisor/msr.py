@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import FS, GS, Dirty
-from pyxen.hypervisor.guest_access import LOWER_HALF_END, XEN_RANGE_END
+from pyxen.hypervisor.guest_access import is_guest_address
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -50,11 +50,6 @@ def read(vcpu: Vcpu, register: int) -> int | None:
     if register == MSR_MISC_FEATURES:
         return int(vcpu.cpuid_faulting)
     return CONSTANT.get(register)
-
-
-def is_guest_address(address: int) -> bool:
-    """Whether a segment base may point there: canonical and not in Xen's range."""
-    return address < LOWER_HALF_END or XEN_RANGE_END <= address < 1 << 64
 
 
 def write(vcpu: Vcpu, register: int, value: int) -> bool:

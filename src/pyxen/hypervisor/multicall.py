@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyxen.abi.xen import (
@@ -17,7 +18,7 @@ from pyxen.abi.xen import (
     HYPERVISOR_multicall,
     HYPERVISOR_set_trap_table,
 )
-from pyxen.hypervisor import guest_access, hypercall_table
+from pyxen.hypervisor import guest_access, hypercall_table, traps
 from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ LONG_CALL = BUDGET // 16
 
 
 def multicall(vcpu: Vcpu, address: int, count: int) -> int:
-    """Run ``count`` entries at ``address``, each result into its entry. -EFAULT when the list can't be read or written."""
+    """Run ``count`` entries at ``address``, each result into its entry. -EFAULT when the list can't be read or written.
+
+    HYPERVISOR_iret ends the list: the guest is where it returned to, with the RAX of its frame.
+    """
     work, time_slice = 0, Slice()
     entry = _ENTRIES[guest_access.long_size(vcpu)]
     for done in range(count):
@@ -43,6 +47,8 @@ def multicall(vcpu: Vcpu, address: int, count: int) -> int:
         work += _work(number, arguments)
         if done and (work > BUDGET or time_slice.over):
             raise Preempted(address, count - done)
+        if number == HYPERVISOR_iret and not vcpu.is_hvm:
+            return _iret(vcpu, address)
         try:
             result = _one(vcpu, number, tuple(arguments))
         except Preempted as inner:
@@ -53,6 +59,20 @@ def multicall(vcpu: Vcpu, address: int, count: int) -> int:
         guest_access.write_long(vcpu, address, result & (1 << 64) - 1, _RESULT)
         address += entry.size
     return 0
+
+
+def _iret(vcpu: Vcpu, address: int) -> int:
+    """The last call of a list. Its result goes to its entry as far as the address space that it leads to has that."""
+    vcpu.domain.count_hypercall(HYPERVISOR_iret)
+    try:
+        traps.hypercall_iret(vcpu)
+    except guest_access.GuestFault as fault:
+        vcpu.domain.crash(f"vCPU {vcpu.vcpu_id}: HYPERVISOR_iret in a multicall: {fault}")
+        return -errno.EFAULT
+    result: int = vcpu.state.rax
+    with suppress(guest_access.GuestFault):
+        guest_access.write_word(vcpu, address + RESULT_OFFSET, result)
+    return result
 
 
 def _work(number: int, arguments: list[int]) -> int:
@@ -66,6 +86,4 @@ def _work(number: int, arguments: list[int]) -> int:
 def _one(vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> int:
     if number == HYPERVISOR_multicall:
         return -errno.EINVAL
-    if number == HYPERVISOR_iret:
-        return -errno.ENOSYS
     return hypercall_table.call(vcpu, number, arguments)

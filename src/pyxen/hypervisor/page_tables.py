@@ -64,13 +64,15 @@ class PageTables:
 
     # -- one entry -------------------------------------------------------------------------------------------------
     def _get_entry(self, level: int, table: int, entry: int, domid: int) -> None:
-        """Take the references of one present entry of the ``level`` table in frame ``table``. An entry of an upper table that names the
-        table itself (a linear page table) takes none, and is never writable."""
+        """Take the references of one present entry of the ``level`` table in frame ``table``."""
         mfn = (entry & ADDRESS) >> 12
         if level == L1:
             if entry & L1_DISALLOWED:
                 raise HypercallError(errno.EINVAL, f"L1 entry {entry:#x} has reserved bits")
-            self._frames.get(mfn, domid)
+            try:
+                self._frames.get(mfn, domid)
+            except HypercallError:
+                raise self._frames.mapping_refusal(mfn) from None
             if entry & RW:
                 try:
                     self._frames.get_type(mfn, 6)
@@ -78,9 +80,39 @@ class PageTables:
                     self._frames.put(mfn)
                     raise HypercallError(errno.EBUSY, refusal.reason) from None
             return
-        self._check_flags(level, table, entry)
+        self._check_flags(level, entry)
         if mfn != table:
-            self._frames.get_page_and_type(mfn, domid, level - 1)
+            try:
+                self._frames.get_page_and_type(mfn, domid, level - 1)
+            except HypercallError as refusal:
+                if refusal.errno != errno.EINVAL or not self._get_linear(level, table, entry, domid):
+                    raise
+        elif entry & RW:
+            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} would make its own table writable")
+
+    def _get_linear(self, level: int, table: int, entry: int, domid: int) -> bool:
+        """Whether an entry may name a table of its own level: a linear page table (get_l4_linear_pagetable and its like).
+
+        It is read-only, the other table is validated already, and of two tables only one names the other: a table that is named names
+        none itself, so there are no chains. An entry that names its own table takes no reference and does not count.
+        """
+        mfn, frames = (entry & ADDRESS) >> 12, self._frames
+        if entry & RW or mfn >= self._memory.total_frames or not frames.type_count[mfn] or frames.type[mfn] != level:
+            return False
+        linear = self.domains[domid].linear_tables
+        here, there = linear.get(table, 0), linear.get(mfn, 0)
+        if here < 0 or there > 0:
+            return False
+        frames.get_page_and_type(mfn, domid, level)
+        linear[table], linear[mfn] = here + 1, there - 1
+        return True
+
+    def _put_linear(self, table: int, mfn: int) -> None:
+        linear = self.domains[self._memory.owner[table]].linear_tables
+        for frame, step in ((table, -1), (mfn, 1)):
+            linear[frame] += step
+            if not linear[frame]:
+                del linear[frame]
 
     def _put_entry(self, level: int, table: int, entry: int) -> None:
         mfn = (entry & ADDRESS) >> 12
@@ -89,6 +121,8 @@ class PageTables:
                 self._frames.put_type(mfn)
             self._frames.put(mfn)
         elif mfn != table:
+            if self._frames.type[mfn] == level:
+                self._put_linear(table, mfn)
             self._frames.put_page_and_type(mfn)
 
     def write_entry(
@@ -116,10 +150,10 @@ class PageTables:
                 self._get_entry(level, address >> 12, entry, domain.domid)
             words[index] = entry
             return True
-        same_target = entry & PRESENT and not (old ^ entry) & (ADDRESS | RW if level == L1 else ADDRESS)
+        same_target = entry & PRESENT and not (old ^ entry) & (ADDRESS | RW)
         if same_target:
             kept = old & GRANTED if level == L1 else 0
-            self._check_flags(level, address >> 12, entry & ~kept)
+            self._check_flags(level, entry & ~kept)
             entry |= kept
         elif entry & PRESENT:
             self._get_entry(level, address >> 12, entry, domain.domid)
@@ -172,12 +206,11 @@ class PageTables:
         mfn = (entry & ADDRESS) >> 12
         self.domains[self._memory.owner[mfn]].grant_table.drop_frame(mfn, domain.domid, writable=bool(entry & RW))
 
-    def _check_flags(self, level: int, table: int, entry: int) -> None:
+    @staticmethod
+    def _check_flags(level: int, entry: int) -> None:
         if entry & (L1_DISALLOWED if level == L1 else DISALLOWED):
             what = "reserved bits" if level == L1 else "reserved bits (superpages are refused)"
             raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} has {what}")
-        if level != L1 and (entry & ADDRESS) >> 12 == table and entry & RW:
-            raise HypercallError(errno.EINVAL, f"L{level} entry {entry:#x} would make its own table writable")
 
     # -- whole tables (called by FrameTable when a type appears or goes) ---------------------------------------------
     def _validate(self, mfn: int, kind: int) -> None:

@@ -134,14 +134,18 @@ def system_call(vcpu: Vcpu) -> None:
 
 
 def sysenter(vcpu: Vcpu) -> None:
-    """SYSENTER from 32-bit guest user space; #GP when the kernel registered no callback for it."""
+    """SYSENTER, in user space or in the kernel; #GP(0) when the kernel registered no callback for it.
+
+    The instruction keeps neither RIP nor RSP: both are 0 in either frame, and CS is a null selector (Xen's sysenter_entry). So in
+    the kernel, whose stack pointer is where frames go, it ends in a frame at the top of the address space or in a crash.
+    """
     state = vcpu.state
-    if not vcpu.sysenter_callback:
-        state.rip -= state.instruction_length
-        inject(vcpu, VECTOR_GP, 0)
-        return
-    state.rip = state.rsp = 0  # SYSENTER keeps neither
-    bounce(vcpu, vcpu.sysenter_callback, masks_events=vcpu.sysenter_masks_events, reported_cs=3, reported_ss=FLAT_KERNEL_SS)
+    state.rip = state.rsp = 0
+    handler, masks, error_code = vcpu.sysenter_callback, vcpu.sysenter_masks_events, None
+    if not handler:
+        entry = vcpu.traps[VECTOR_GP]
+        handler, masks, error_code = (entry.address, entry.masks_events, 0) if entry is not None else (0, False, 0)
+    bounce(vcpu, handler, masks_events=masks, error_code=error_code, reported_cs=3, reported_ss=FLAT_KERNEL_SS)
 
 
 def deliver_pending(vcpu: Vcpu) -> None:

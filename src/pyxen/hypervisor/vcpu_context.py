@@ -18,7 +18,7 @@ from pyxen.engine.interface import Dirty
 from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.gate import TrapEntry
-from pyxen.hypervisor.msr import is_guest_address
+from pyxen.hypervisor.guest_access import is_guest_address
 from pyxen.hypervisor.traps import FLAG_IF, SETTABLE_FLAGS, is_canonical
 from pyxen.hypervisor.vcpu import FLAT_KERNEL_CS, FLAT_KERNEL_SS, KERNEL_CPL
 
@@ -29,12 +29,15 @@ GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "
 
 
 def load(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
-    """Make ``vcpu`` what the context says; it starts in kernel mode. EINVAL, EPERM, EBUSY: nothing is changed then but what a
+    """Make ``vcpu`` what the context says; it starts in kernel mode. EINVAL: nothing is changed then but what a
     second try replaces."""
     regs = untrusted.user_regs
     if not untrusted.flags & VGCF_in_kernel:
         raise HypercallError(errno.EINVAL, "a vCPU starts in kernel mode")
-    if not is_canonical(regs.rip) or not all(map(is_guest_address, (untrusted.fs_base, untrusted.gs_base_kernel, untrusted.gs_base_user))):
+    code = (regs.rip, untrusted.event_callback_eip, untrusted.failsafe_callback_eip, untrusted.syscall_callback_eip)
+    data = (untrusted.fs_base, untrusted.gs_base_kernel, untrusted.gs_base_user, untrusted.ldt_base)
+    handlers = (trap.address for trap in untrusted.trap_ctxt)
+    if not all(map(is_canonical, (*code, *handlers))) or not all(map(is_guest_address, data)):
         raise HypercallError(errno.EINVAL, "addresses of the vCPU context")
     vcpu.domain.address_space.new_kernel_root(vcpu, xen_cr3_to_pfn(untrusted.ctrlreg[3]))
     user_root = xen_cr3_to_pfn(untrusted.ctrlreg[1])
@@ -65,7 +68,6 @@ def _load_tables(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:
     vcpu.syscall_callback = untrusted.syscall_callback_eip
     vcpu.syscall_masks_events = bool(untrusted.flags & VGCF_syscall_disables_events)
     vcpu.kernel_ss, vcpu.kernel_sp = untrusted.kernel_ss & 0xFFFF | 3, untrusted.kernel_sp
-    vcpu.domain.set_vm_assist(vcpu.domain.vm_assist | untrusted.vm_assist)
 
 
 def _load_registers(vcpu: Vcpu, untrusted: vcpu_guest_context) -> None:

@@ -41,6 +41,7 @@ class Expected:
         self.frames = hypervisor.frames
         self.counts = np.zeros(self.memory.total_frames, dtype=np.int64)
         self.type_counts = np.zeros(self.memory.total_frames, dtype=np.int64)
+        self.linear: dict[int, int] = {}  # of tables that name others of their level, and of those others
         self.foreign: dict[int, list[int]] = {}  # frames held by grants of other domains: [times, for writing]
         self.pins: dict[tuple[GrantTable, int], list[int]] = {}
 
@@ -72,7 +73,9 @@ def check(hypervisor: Hypervisor, *, guests_write: bool = True) -> None:
         expected = Expected(hypervisor, guests_write=guests_write)
         for domain in hypervisor.domains():
             if not domain.released:
+                expected.linear = {}
                 _owned_frames(expected, domain)
+                assert domain.linear_tables == expected.linear
                 if domain.domid:
                     _domain(expected, domain)
             _foreign_maps(expected, domain)
@@ -156,6 +159,12 @@ def _contents(expected: Expected, domain: Domain, mfn: int) -> None:
             expected.hold(target, domain.domid, WRITABLE if entry & RW else None, f"entry {slot} of L1 {mfn:#x}")
         elif target == mfn:
             assert not entry & RW, f"L{kind} {mfn:#x} maps itself writable"
+        elif expected.frames.type[target] == kind:
+            assert not entry & RW, f"L{kind} {mfn:#x} maps another writable"
+            expected.hold(target, domain.domid, kind, f"linear entry {slot} of L{kind} {mfn:#x}")
+            expected.linear[mfn] = expected.linear.get(mfn, 0) + 1
+            expected.linear[target] = expected.linear.get(target, 0) - 1
+            assert expected.linear[mfn] > 0 > expected.linear[target], f"a chain of L{kind} tables at {mfn:#x}"
         else:
             expected.hold(target, domain.domid, kind - 1, f"entry {slot} of L{kind} {mfn:#x}")
     if kind == L4:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from pyxen.abi.xen import HYPERVISOR_set_gdt, HYPERVISOR_update_descriptor
 from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.descriptors import PAGES_PER_VCPU, checked_descriptor
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, SEGMENT_DESCRIPTORS
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import RW
-from tests.unit.hypervisor.machine import LEAF_FLAGS, SmallDomain
+from tests.unit.hypervisor.machine import BASE, LEAF_FLAGS, SmallDomain
 
 #: Present, DPL 0.
 CODE64, CODE32, DATA, CONFORMING = 0x00AF9A000000FFFF, 0x00CF9A000000FFFF, 0x00CF92000000FFFF, 0x00AF9E000000FFFF
@@ -30,9 +31,22 @@ def test_what_is_not_present_is_harmless(value: int) -> None:
     assert checked_descriptor(value & ~PRESENT_BIT) == value & ~PRESENT_BIT
 
 
-@pytest.mark.parametrize("kind", range(1, 16))
+@pytest.mark.parametrize("kind", [kind for kind in range(1, 16) if kind != 12])
 def test_system_segments_and_gates_are_refused(kind: int) -> None:
     assert checked_descriptor(PRESENT_BIT | kind << 40 | 0x0000_00E0_3300_1000) is None
+
+
+@pytest.mark.parametrize("target", [0x8, 0x1000, 0xDFF8, 0xE033, 0xE00C, 0xFFFF])
+def test_call_gates_stand_but_nobody_may_use_them(target: int) -> None:
+    """Any target in the guest's part of the GDT, in its LDT, or the kernel's flat code. The DPL becomes 0."""
+    gate = PRESENT_BIT | 12 << 40 | 0x1234 << 48 | target << 16 | 0x5678
+    assert checked_descriptor(gate | 1 << 45) == gate | 3 << 16
+    assert checked_descriptor(gate | 1 << 32) is None, "the low octet, reserved"
+
+
+@pytest.mark.parametrize("target", [0xE000, 0xE008, 0xE023, 0xE02B, 0xE030, 0xFFF8])
+def test_call_gates_to_code_of_xens_are_refused(target: int) -> None:
+    assert checked_descriptor(PRESENT_BIT | 12 << 40 | target << 16) is None
 
 
 def test_type_0_is_harmless() -> None:
@@ -41,7 +55,10 @@ def test_type_0_is_harmless() -> None:
 
 
 def test_code_that_is_both_64_and_32_bits() -> None:
-    assert checked_descriptor(CODE64 | 1 << 54) is None
+    """It stands, but can't be loaded."""
+    both = CODE64 | 1 << 54
+    assert checked_descriptor(both) == both | DPL3 | ACCESSED
+    assert not descriptors.is_loadable(both | DPL3 | ACCESSED, code=True)
 
 
 @given(st.integers(0, (1 << 64) - 1))
@@ -49,9 +66,10 @@ def test_what_passes_is_safe_and_stays(value: int) -> None:
     checked = checked_descriptor(value)
     if checked is None or not checked & PRESENT_BIT:
         return
-    assert checked & DPL3 == DPL3
+    gate = checked >> 40 & 31 == 12
+    assert checked & DPL3 == (0 if gate else DPL3)
     assert checked_descriptor(checked) == checked
-    assert checked >> 44 & 1 or not checked >> 40 & 15
+    assert checked >> 44 & 1 or gate or not checked >> 40 & 15
 
 
 def descriptor_page(guest: SmallDomain, *values: int) -> int:
@@ -163,5 +181,9 @@ def test_ldt_pages_are_mapped_when_they_are_used(guest: SmallDomain) -> None:
         descriptors.set_ldt(vcpu, 0, 0)
         assert guest.count(guest.mfns[pfn]) == (2, 0)
         assert descriptors.code_segment(vcpu, 8 | 7) is None
-        descriptors.set_ldt(vcpu, 1 << 63, 8192)
-        assert not descriptors.map_ldt_page(vcpu, 0)
+        descriptors.set_ldt(vcpu, BASE - 4096, 8192)
+        assert not descriptors.map_ldt_page(vcpu, 0), "nothing is mapped there"
+        descriptors.set_ldt(vcpu, 1, 0)
+        for bad in (1 << 63, 0xFFFF_8000_0000_0000, BASE + 8):
+            with pytest.raises(HypercallError):
+                descriptors.set_ldt(vcpu, bad, 1)

@@ -56,7 +56,7 @@ def test_the_first_failure_ends_the_list(machine: Hypervisor) -> None:
     for bad, number in (
         ((slot, guest.l1 << 12 | LEAF_FLAGS), errno.EBUSY),
         ((slot, guest.mfns[0] << 12 | PRESENT | 1 << 7), errno.EINVAL),
-        ((other.l1 << 12, 0), errno.EPERM),
+        ((other.l1 << 12, 0), errno.EINVAL),
         ((machine.memory.total_frames << 12, 0), errno.EINVAL),
         ((MASK64 & ~7, 0), errno.EINVAL),
         ((slot | 3, 0), errno.ENOSYS),
@@ -115,10 +115,11 @@ def test_done_before(guest: SmallDomain, earlier: int) -> None:
 
 
 def test_bad_done_address(guest: SmallDomain) -> None:
+    """Nobody is told: Xen ignores it."""
     slot = (guest.l1 << 12) + 8 * 5
     assert mmu_update(guest, (slot, 0), done=0) == 0
     for address in (8, 0xFFFF_8000_0000_0000, MASK64, guest.at(len(guest.mfns) - 1)):
-        assert mmu_update(guest, (slot, 0), done=address) == -errno.EFAULT
+        assert mmu_update(guest, (slot, 0), done=address) == 0
 
 
 def test_a_long_list_is_done_in_parts(machine: Hypervisor) -> None:
@@ -218,7 +219,7 @@ def test_roots(guest: SmallDomain) -> None:
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, bad, 0)) < 0
         assert vcpu.kernel_root == vcpu.state.cr3 == guest.l4 << 12
     vcpu.state.dirty = 0
-    assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, table, 0)) == -errno.EFAULT, "*pdone is not mapped any more"
+    assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, table, 0)) == 0, "*pdone is not mapped any more"
     assert vcpu.kernel_root == vcpu.state.cr3 == table << 12
     assert vcpu.state.dirty & Dirty.CONTROL and vcpu.state.dirty & Dirty.FLUSH_TLB
 
@@ -245,8 +246,8 @@ def test_clear_and_copy(machine: Hypervisor) -> None:
         assert mmuext(guest, (xen.MMUEXT_CLEAR_PAGE, table, 0)) == -errno.EINVAL
         assert mmuext(guest, (xen.MMUEXT_COPY_PAGE, table, guest.mfns[7])) == -errno.EINVAL
     for bad in (other.mfns[0], machine.gdt_frame):
-        assert mmuext(guest, (xen.MMUEXT_CLEAR_PAGE, bad, 0)) == -errno.EPERM
-        assert mmuext(guest, (xen.MMUEXT_COPY_PAGE, guest.mfns[8], bad)) == -errno.EPERM
+        assert mmuext(guest, (xen.MMUEXT_CLEAR_PAGE, bad, 0)) == -errno.EINVAL
+        assert mmuext(guest, (xen.MMUEXT_COPY_PAGE, guest.mfns[8], bad)) == -errno.EINVAL
     assert mmuext(guest, (xen.MMUEXT_COPY_PAGE, guest.mfns[8], 1 << 60)) == -errno.EINVAL
 
 
@@ -274,5 +275,6 @@ def test_flushes(machine: Hypervisor) -> None:
         before = [vcpu.flush_clock for vcpu in guest.domain.vcpus]
         assert mmuext(guest, (command, first, second)) == 0
         assert [vcpu.flush_clock > clock for vcpu, clock in zip(guest.domain.vcpus, before, strict=True)] == flushed, command
-    assert mmuext(guest, (xen.MMUEXT_TLB_FLUSH_MULTI, 0, 0x8000)) == -errno.EFAULT
+    assert mmuext(guest, (xen.MMUEXT_TLB_FLUSH_MULTI, 0, 0x8000)) == -errno.EINVAL
     assert mmuext(guest, (xen.MMUEXT_FLUSH_CACHE, 0, 0)) == -errno.EACCES
+    assert mmuext(guest, (xen.MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0)) == -errno.EINVAL

@@ -40,7 +40,7 @@ def test_each_has_its_result(guest: SmallDomain) -> None:
         (xen.HYPERVISOR_set_debugreg, 0, 0xFFFF_8000_0000_0000),
         (xen.HYPERVISOR_event_channel_op, 4, 0x8000),
         (xen.HYPERVISOR_multicall, guest.at(LIST_PFN), 1),
-        (xen.HYPERVISOR_iret,),
+        (xen.HYPERVISOR_dm_op,),
         (xen.HYPERVISOR_domctl, 0),
         (xen.HYPERVISOR_xen_version, 0, 0),
     ]

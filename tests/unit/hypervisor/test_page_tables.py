@@ -161,12 +161,12 @@ def test_frames_of_others(machine: Hypervisor) -> None:
     table = guest.free_page()
     assert not pin(guest, table, L1)
     for mfn in (other.mfns[0], other.domain.shared_info >> 12, machine.gdt_frame, 0):
-        assert write(guest, table, 0, mfn << 12 | PRESENT) == errno.EPERM
-    for mfn in (machine.memory.total_frames, (1 << 40) - 1):
-        assert write(guest, table, 0, mfn << 12 | PRESENT) == errno.EINVAL
-    assert pin(guest, other.l4, L4) == errno.EPERM
+        assert write(guest, table, 0, mfn << 12 | PRESENT) == errno.EBUSY
+    for mfn, number in ((machine.memory.total_frames, errno.EPERM), ((1 << 40) - 2, errno.EPERM), ((1 << 40) - 1, errno.EINVAL)):
+        assert write(guest, table, 0, mfn << 12 | PRESENT) == number
+    assert pin(guest, other.l4, L4) == errno.EINVAL
     unpin(guest, table)
-    for mfn, number in ((other.mfns[0], errno.EPERM), (machine.memory.total_frames, errno.EINVAL)):
+    for mfn, number in ((other.mfns[0], errno.EBUSY), (machine.memory.total_frames, errno.EPERM)):
         machine.memory.words[table << 9 | 100] = mfn << 12 | PRESENT
         assert pin(guest, table, L1) == number
     machine.memory.words[table << 9 | 100] = 0
@@ -311,8 +311,37 @@ def test_a_table_may_name_itself_for_reading_only(guest: SmallDomain, tables: li
     assert not guest.frames.type_count[table]
 
 
-def test_a_table_does_not_name_another_of_its_level(guest: SmallDomain, tables: list[int]) -> None:
-    first, second = tables[:2]
-    assert pin(guest, first, L3) == 0
-    guest.words[second << 9] = first << 12 | PRESENT | USER
-    assert pin(guest, second, L3) == errno.EINVAL
+@pytest.mark.parametrize("level", (L2, L3, L4))
+def test_a_table_may_name_another_of_its_level_for_reading(guest: SmallDomain, tables: list[int], level: int) -> None:
+    """One that is validated already. A table that is named names none, so there are no chains and no rings."""
+    first, second, third, plain = tables[:4]
+    reading = PRESENT | USER | ACCESSED
+    assert pin(guest, first, level) == 0
+    guest.words[second << 9] = first << 12 | reading | RW
+    assert pin(guest, second, level) == errno.EINVAL
+    guest.words[second << 9] = first << 12 | reading
+    assert pin(guest, second, level) == 0
+    assert guest.count(first) == (3, 2)
+    assert write(guest, second, 1, first << 12 | reading) == 0
+    assert write(guest, second, 1, first << 12 | reading | RW) == errno.EINVAL
+    assert write(guest, second, 1, first << 12 | reading | DIRTY) == 0
+    assert write(guest, second, 2, second << 12 | reading) == 0, "itself, beside"
+    assert write(guest, first, 0, second << 12 | reading) == errno.EINVAL, "a ring"
+    guest.words[third << 9] = second << 12 | reading
+    assert pin(guest, third, level) == errno.EINVAL, "a chain"
+    guest.words[third << 9] = 0
+    assert pin(guest, third, level) == 0
+    assert write(guest, first, 0, third << 12 | reading) == errno.EINVAL, "a chain at its other end"
+    invariants.check(guest.hypervisor)
+    assert write(guest, second, 1, 0) == 0
+    unpin(guest, first)
+    assert guest.count(first) == (2, 1)
+    unpin(guest, second)
+    assert guest.count(first) == (1, 0)
+    assert pin(guest, first, level) == 0
+    assert write(guest, first, 0, third << 12 | reading) == 0, "nothing is left of the counts"
+    assert write(guest, first, 1, plain << 12 | reading) == 0, "a page that is no table of any level yet becomes one of the level below"
+    assert write(guest, first, 0, 0) == 0 and write(guest, first, 1, 0) == 0
+    unpin(guest, first)
+    unpin(guest, third)
+    invariants.check(guest.hypervisor)
