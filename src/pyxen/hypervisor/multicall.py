@@ -71,7 +71,7 @@ def _iret(vcpu: Vcpu, address: int) -> int:
         return -errno.EFAULT
     result: int = vcpu.state.rax
     with suppress(guest_access.GuestFault):
-        guest_access.write_word(vcpu, address + RESULT_OFFSET, result)
+        guest_access.write_long(vcpu, address, result, _RESULT)
     return result
 
 
