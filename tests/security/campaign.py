@@ -21,6 +21,7 @@ SETTINGS = settings(
     deadline=None,
     derandomize=False,
     print_blob=True,
+    report_multiple_bugs=False,
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
