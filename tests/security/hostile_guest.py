@@ -7,9 +7,10 @@ import errno
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterable
 from typing import ClassVar
 
-from pyxen.abi import control, xen
+from pyxen.abi import compat, control, xen
 from pyxen.abi.event_channel import (
     EVTCHNOP_alloc_unbound,
     EVTCHNOP_bind_interdomain,
@@ -128,6 +129,23 @@ class HostileGuest(ABC):
     @property
     def domain(self) -> Domain:
         return self.vcpu.domain
+
+    # -- layouts -----------------------------------------------------------------------------------------------------
+    @property
+    def _long(self) -> str:
+        """Format of an unsigned long of the caller's."""
+        return "I" if self.vcpu.narrow_caller else "Q"
+
+    @property
+    def _widest(self) -> int:
+        return (1 << 32) - 1 if self.vcpu.narrow_caller else MASK64
+
+    def _longs(self, values: Iterable[int]) -> bytes:
+        return b"".join(struct.pack("<" + self._long, value & self._widest) for value in values)
+
+    def _bytes(self, structure: ctypes.Structure) -> bytes:
+        """As the caller's compiler lays it out."""
+        return compat.translation(type(structure)).shorten(structure) if self.vcpu.narrow_caller else bytes(structure)
 
     # -- what the kinds do differently -------------------------------------------------------------------------------
     @abstractmethod
@@ -249,7 +267,7 @@ class HostileGuest(ABC):
         if command == GNTTABOP_set_version:
             return xen.HYPERVISOR_grant_table_op, (command, self._put(struct.pack("<I", dice.choice((1, 2, 2, 3)))), 1)
         count = dice.choice((1, 1, 2, 5))
-        operations = b"".join(bytes(self._grant_operation(_GRANT_STRUCTURES[command])) for _ in range(count))
+        operations = b"".join(self._bytes(self._grant_operation(_GRANT_STRUCTURES[command])) for _ in range(count))
         return xen.HYPERVISOR_grant_table_op, (command, self._put(operations), self._count(count))
 
     def _grant_operation(self, layout: type[ctypes.Structure]) -> ctypes.Structure:
@@ -290,7 +308,7 @@ class HostileGuest(ABC):
         entries = bytearray()
         for _ in range(count):
             number, arguments = self._made_up(self.dice.choice([name for name in self.CALLS if name != "multicall"]))
-            entries += struct.pack("<8Q", number, 0, *arguments, *[0] * (6 - len(arguments)))
+            entries += self._longs((number, 0, *arguments, *[0] * (6 - len(arguments))))
         return xen.HYPERVISOR_multicall, (self._put(bytes(entries)), self._count(count))
 
     def anything(self) -> Call:
@@ -319,6 +337,7 @@ class HostileGuest(ABC):
     def act(self, name: str | None = None) -> str:
         """One hypercall, made up by the method of that name or by any. -> how it was answered."""
         number, arguments = self._made_up(name or self.dice.choice(self.CALLS))
+        arguments = tuple(argument & self._widest for argument in arguments)
         self.recover()
         called = hypercall_table.TABLE[number].name if number in hypercall_table.TABLE else number
         self.log.append(f"d{self.domain.domid}v{self.vcpu.vcpu_id}: {called}{tuple(map(hex, arguments))}")

@@ -186,6 +186,8 @@ class HostilePvGuest(HostileGuest):
         guest = self.guest
         with guest.hypervisor.lock:
             wait_for_turn(self.vcpu)
+            if not self.vcpu.kernel_mode:  # an iret in a multicall
+                self.vcpu.toggle_mode()
             try:
                 for page in range(0, ARGUMENT_PAGES, 3):
                     guest_access.translate(self.vcpu, guest.at(page), write=True)

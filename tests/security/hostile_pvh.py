@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.security.hostile_guest import ARGUMENT_PAGES, EDGES, WIDE_EDGES, Call, HostileGuest
 from tests.unit.hypervisor.hvm_guest import SmallHvmDomain
-from tests.unit.hypervisor.machine import PAGE, SmallDomain
+from tests.unit.hypervisor.machine import MASK64, PAGE, SmallDomain
 
 PAGES = 96
 #: Guest frames without memory at the beginning, where something may be placed: just above RAM, and elsewhere.
@@ -34,12 +35,14 @@ _APIC_OFFSETS = (*range(0, 0x400, 0x10), *[0x300, 0x310] * 12, 0x320, 0x380, 0x3
 class HostilePvhGuest(HostileGuest):
     """Its paging is off, so linear addresses are guest physical ones."""
 
+    NARROW: ClassVar[bool] = False
     CALLS: ClassVar[tuple[str, ...]] = (*HostileGuest.CALLS, "physical_map", "physical_map", "memory_op", "hvm_op")
     vcpu: HvmVcpu
 
     def __init__(self, hypervisor: Hypervisor, victim: SmallDomain, *, friend: int = 77, log: list[str] | None = None) -> None:
         self.guest = SmallHvmDomain(hypervisor, pages=PAGES, vcpus=2)
         super().__init__(self.guest, self.guest.vcpu, victim, friend=friend, log=log)
+        self.vcpu.narrow_caller = self.NARROW
         self._frames = (
             tuple(range(ARGUMENT_PAGES, PAGES)),
             tuple(range(ARGUMENT_PAGES, PAGES)),
@@ -55,7 +58,7 @@ class HostilePvhGuest(HostileGuest):
         if kind < 8:
             return self.dice.randrange(ARGUMENT_PAGES) * PAGE + offset
         if kind < 10:
-            return (self._frame() << 12 & (1 << 64) - 1) + offset
+            return (self._frame() << 12 & MASK64) + offset
         return self.dice.choice((*EDGES, *WIDE_EDGES))
 
     def _argument_address(self, page: int, offset: int) -> int:
@@ -65,7 +68,7 @@ class HostilePvhGuest(HostileGuest):
         return self.guest.container.physical_map.machine_address(page << 12, write=True)
 
     def _place_to_map(self) -> int:
-        return self._frame() << 12 & (1 << 64) - 1
+        return self._frame() << 12 & MASK64
 
     # -- calls -----------------------------------------------------------------------------------------------------
     def memory_op(self) -> Call:
@@ -73,32 +76,33 @@ class HostilePvhGuest(HostileGuest):
         count = dice.choice((1, 0, 3, 10, 700))
         first = self._frame()
         extents = [first + index if dice.random() < 0.7 else self._frame() for index in range(count)]
-        where = self._put(struct.pack(f"<{count}Q", *(extent & (1 << 64) - 1 for extent in extents)))
+        where = self._put(self._longs(extents))
         order, domid = dice.choice((0, 0, 0, 1, 4, 9, 10)), dice.choice(self._domids)
-        reservation = struct.pack("<QQIIHxxxxxx", where, self._count(count), order, 0, domid)
+        reservation = memory_abi.memory_reservation(nr_extents=self._count(count), extent_order=order, domid=domid)
+        reservation.extent_start = where
         command = dice.choice(_RESERVATIONS) | dice.choice((0, 0, 0, 1, self._value())) << 6
-        return xen.HYPERVISOR_memory_op, (command & (1 << 64) - 1, self._put(reservation))
+        return xen.HYPERVISOR_memory_op, (command & MASK64, self._put(self._bytes(reservation)))
 
     def physical_map(self) -> Call:
         """Add to it, in each way, and remove."""
         dice = self.dice
         kind, domid, space = dice.randrange(4), dice.choice((0x7FF0, 0x7FF0, 0x7FF0, dice.choice(self._domids))), dice.choice(_SPACES)
-        index = dice.choice((0, 1, self._frame(), 1 << 31, 1 << 31 | 1, self._value())) & (1 << 64) - 1
-        gfn = self._frame() & (1 << 64) - 1
+        index = dice.choice((0, 1, self._frame(), 1 << 31, 1 << 31 | 1, self._value())) & MASK64
+        gfn = self._frame() & MASK64
+        operation: ctypes.Structure
         if kind == 0:
-            return xen.HYPERVISOR_memory_op, (memory_abi.XENMEM_remove_from_physmap, self._put(struct.pack("<HxxxxxxQ", domid, gfn)))
-        if kind < 3:
+            command, operation = memory_abi.XENMEM_remove_from_physmap, memory_abi.remove_from_physmap(domid=domid, gpfn=gfn)
+        elif kind < 3:
             size = dice.choice((0, 1, 5, 600, 65535))
-            return xen.HYPERVISOR_memory_op, (
-                memory_abi.XENMEM_add_to_physmap,
-                self._put(struct.pack("<HHIQQ", domid, size, space, index, gfn)),
-            )
-        count = dice.choice((1, 2, 20))
-        indexes = self._put(struct.pack(f"<{count}Q", *(self._frame() & (1 << 64) - 1 for _ in range(count))))
-        gfns = self._put(struct.pack(f"<{count}Q", *(self._frame() & (1 << 64) - 1 for _ in range(count))))
-        batch = memory_abi.add_to_physmap_batch(domid=domid, space=space, size=self._count(count) & 0xFFFF)
-        batch.idxs, batch.gpfns, batch.errs = indexes, gfns, self._address()
-        return xen.HYPERVISOR_memory_op, (memory_abi.XENMEM_add_to_physmap_batch, self._put(bytes(batch)))
+            command = memory_abi.XENMEM_add_to_physmap
+            operation = memory_abi.add_to_physmap(domid=domid, size=size, space=space, idx=index, gpfn=gfn)
+        else:
+            count = dice.choice((1, 2, 20))
+            indexes, gfns = (self._put(self._longs(self._frame() for _ in range(count))) for _ in range(2))
+            command = memory_abi.XENMEM_add_to_physmap_batch
+            operation = memory_abi.add_to_physmap_batch(domid=domid, space=space, size=self._count(count) & 0xFFFF)
+            operation.idxs, operation.gpfns, operation.errs = indexes, gfns, self._address()
+        return xen.HYPERVISOR_memory_op, (command, self._put(self._bytes(operation)))
 
     def hvm_op(self) -> Call:
         """Parameters and upcall vectors."""
@@ -107,7 +111,7 @@ class HostilePvhGuest(HostileGuest):
             vector = struct.pack("<IBxxx", dice.choice((0, 1, 2, self._value() & 0xFFFFFFFF)), dice.choice((0x20, 0xF3, 0, 15, 255)))
             return xen.HYPERVISOR_hvm_op, (hvm_abi.HVMOP_set_evtchn_upcall_vector, self._put(vector))
         index = dice.choice((dice.randrange(params.HVM_NR_PARAMS + 2), self._value() & 0xFFFFFFFF))
-        value = dice.choice((0, 2 << 56 | 0xF3, 2 << 56 | 3, 1 << 56, self._value(), self._frame() & (1 << 64) - 1))
+        value = dice.choice((0, 2 << 56 | 0xF3, 2 << 56 | 3, 1 << 56, self._value(), self._frame() & MASK64))
         parameter = struct.pack("<HxxIQ", dice.choice((0x7FF0, dice.choice(self._domids))), index, value)
         return xen.HYPERVISOR_hvm_op, (dice.choice((hvm_abi.HVMOP_set_param, hvm_abi.HVMOP_get_param)), self._put(parameter))
 
@@ -117,7 +121,7 @@ class HostilePvhGuest(HostileGuest):
         if context.mode == VCPU_HVM_MODE_64B:
             wide = context.cpu_regs.x86_64
             wide.cr0, wide.cr4, wide.efer = dice.choice((0x80000001, self._value())), dice.choice((0x20, self._value())), 0x500
-            wide.cr3, wide.rip, wide.rflags = self._frame() << 12 & (1 << 64) - 1, self._address(), dice.getrandbits(32)
+            wide.cr3, wide.rip, wide.rflags = self._frame() << 12 & MASK64, self._address(), dice.getrandbits(32)
         else:
             narrow = context.cpu_regs.x86_32
             narrow.cr0, narrow.cr4, narrow.efer = dice.choice((1, 0x80000001, dice.getrandbits(32))), dice.choice((0, 0x30)), 0
@@ -159,3 +163,9 @@ class HostilePvhGuest(HostileGuest):
                 apic.read(offset)
                 apic.read_msr(0x800 + (offset >> 4))
             self.vcpu.was_reset = False
+
+
+class HostileNarrowGuest(HostilePvhGuest):
+    """Its kernel is 32-bit code."""
+
+    NARROW = True
