@@ -250,4 +250,20 @@ EDITS: tuple[Edit, ...] = (
         AFTER,
         "    if (cpu->env.eflags & TF_MASK) {\n        helper_single_step(&cpu->env);\n    }\n",
     ),
+    # The error code of a bad gate in 64-bit mode has the gate's number above three bits, whatever the size of a gate.
+    *(
+        Edit(
+            I386 + "seg_helper.c",
+            "A gate is named in 64-bit mode as in others.",
+            f"{before}intno * 16 + 2);",
+            REPLACE,
+            f"{before}intno * 8 + 2);",
+        )
+        for before in (
+            "    if (intno * 16 + 15 > dt->limit) {\n        raise_exception_err(env, EXCP0D_GPF, ",
+            "    default:\n        raise_exception_err(env, EXCP0D_GPF, ",
+            "    if (is_int && dpl < cpl) {\n        raise_exception_err(env, EXCP0D_GPF, ",
+            "raise_exception_err(env, EXCP0B_NOSEG, ",
+        )
+    ),
 )

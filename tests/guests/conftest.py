@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyxen.guests.packages import PackageError
-from tests.guests.build import Builder, all_programs
+from tests.guests.build import Builder, all_programs, pvh_programs
 from tests.guests.machine import Machine, running_machine
 
 
@@ -16,7 +16,7 @@ from tests.guests.machine import Machine, running_machine
 def guests() -> dict[str, Path]:
     """The kernel of each program, by name."""
     try:
-        return Builder().build(all_programs())
+        return Builder().build([*all_programs(), *pvh_programs()])
     except PackageError as error:
         pytest.fail(f"the Xen headers that micro-guests need can't be had: {error}")
 

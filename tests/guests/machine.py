@@ -16,6 +16,10 @@ from pyxen.hypervisor.dom0_interface import DomainInfo, HypercallError, Shutdown
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.builder.kernel_image import open_kernel
 from pyxen.toolstack.builder.pv_builder import build_pv_domain, plan_pv_domain
+from pyxen.toolstack.builder.pvh_builder import build_pvh_domain, plan_pvh_domain
+from pyxen.toolstack.builder.pvh_kernel import open_pvh_kernel
+from pyxen.toolstack.builder.ramdisk import Ramdisk, open_ramdisk
+from pyxen.toolstack.builder.start_info import Connections
 
 OUT_SIZE = xencons_interface.out.size
 #: A guest that writes more than this is not read any further.
@@ -88,14 +92,22 @@ class Machine:
         self.hypervisor.close()
 
     def run(
-        self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, timeout_s: float = 20.0, until: str = "", command_line: str = ""
+        self,
+        kernel: Path,
+        *,
+        kind: str = "pv",
+        memory_mib: int = 8,
+        vcpus: int = 1,
+        timeout_s: float = 20.0,
+        until: str = "",
+        command_line: str = "",
+        ramdisk: Path | None = None,
     ) -> Outcome:
         """Boot ``kernel`` and wait for its end, for the text ``until`` on its console, or for the time to be over; then destroy it.
         From any thread: guests may run side by side."""
-        domid = self._dom0.create_domain(kind="pv", handle=os.urandom(16), max_vcpus=vcpus)
+        domid = self._dom0.create_domain(kind=kind, handle=os.urandom(16), max_vcpus=vcpus)
         try:
-            plan = plan_pv_domain(open_kernel(kernel), None, command_line, memory_mib << 10)
-            built = build_pv_domain(self._dom0, domid, plan)
+            built = self._build(domid, kind, kernel, open_ramdisk(ramdisk) if ramdisk else None, command_line, memory_mib << 10, vcpus)
             page = self._dom0.map_foreign(domid, built.console_mfn)
             try:
                 return self._watch(domid, GuestConsole(page), built.console_port, timeout_s, until)
@@ -106,6 +118,13 @@ class Machine:
         finally:
             with contextlib.suppress(HypercallError):
                 self._dom0.destroy_domain(domid)
+
+    def _build(
+        self, domid: int, kind: str, kernel: Path, ramdisk: Ramdisk | None, command_line: str, memory_kib: int, vcpus: int
+    ) -> Connections:
+        if kind == "pv":
+            return build_pv_domain(self._dom0, domid, plan_pv_domain(open_kernel(kernel), ramdisk, command_line, memory_kib))
+        return build_pvh_domain(self._dom0, domid, plan_pvh_domain(open_pvh_kernel(kernel), ramdisk, command_line, memory_kib, vcpus))
 
     @contextlib.contextmanager
     def running(self, kernel: Path, *, memory_mib: int = 8, vcpus: int = 1, cpupool: int = 0) -> Iterator[int]:

@@ -2,7 +2,8 @@
 arch/x86/pv/grant_table.c).
 
 Who holds what: a mapping for the CPU is an L1 entry of the mapper with ``page_tables.GRANTED``, and that entry holds the references on
-the granter's frame, until it goes in whatever way. A mapping for devices, and every mapping of the embedded Domain 0, is held by the
+the granter's frame, until it goes in whatever way. In an HVM domain it is an entry of its physical memory (``hvm.p2m``), which only an
+unmap takes away; the maptrack entry holds the references. A mapping for devices, and every mapping of the embedded Domain 0, is held by the
 maptrack entry. The maptrack entry holds the pins of the grant.
 
 All functions are called with the hypervisor lock held.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyxen.abi.grant_table import (
+    GNTMAP_application_map,
     GNTMAP_contains_pte,
     GNTMAP_device_map,
     GNTMAP_host_map,
@@ -27,6 +29,7 @@ from pyxen.abi.grant_table import (
     GNTST_bad_handle,
     GNTST_general_error,
 )
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1
 from pyxen.hypervisor.grant_entries import GrantError
 from pyxen.hypervisor.grant_table import pin_kinds
@@ -38,6 +41,7 @@ from pyxen.hypervisor.vcpu import VcpuStuckError
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
+    from pyxen.hypervisor.hvm.container import HvmContainer
 
 #: Frames of the machine, and L1 tables of a dead domain, that are searched at once.
 FRAMES_PER_SEARCH, TABLES_PER_PIECE = 1 << 18, 32
@@ -64,8 +68,8 @@ def map_grant(
     table = mapper.hypervisor.grant_table(domid)
     if table is None:
         raise GrantError(GNTST_bad_domain, f"there is no domain {domid}")
-    if mapper.hvm is not None:
-        raise GrantError(GNTST_general_error, "HVM domains can't map grants yet")
+    if mapper.hvm is not None and flags & (GNTMAP_device_map | GNTMAP_application_map | GNTMAP_contains_pte):
+        raise GrantError(GNTST_general_error, f"HVM domains have no mappings with flags {flags:#x}")
     mapper.maptrack.reserve()
     active = table.pin_for_mapping(untrusted_reference, mapper.domid, flags)
     writable = not flags & GNTMAP_readonly
@@ -76,7 +80,9 @@ def map_grant(
             if flags & kind:
                 table.take_frame(mfn, mapper.domid, writable=writable)
                 taken += 1
-        if flags & GNTMAP_host_map and root is not None:
+        if mapper.hvm is not None:
+            _place_in_physical_memory(mapper, mapper.hvm, untrusted_address, mfn, writable=writable)
+        elif flags & GNTMAP_host_map and root is not None:
             _place(mapper, root, untrusted_address, flags, mfn)
     except GrantError:
         for _ in range(taken):
@@ -84,6 +90,17 @@ def map_grant(
         table.unpin(untrusted_reference, pin_kinds(flags))
         raise
     return mapper.maptrack.add(Mapping(table, untrusted_reference, flags, mfn)), mfn
+
+
+def _place_in_physical_memory(mapper: Domain, container: HvmContainer, untrusted_address: int, mfn: int, *, writable: bool) -> None:
+    """Map at a guest physical address. A grant that is mapped there already costs the domain, as on Xen."""
+    gfn = untrusted_address >> 12
+    if container.physical_map.is_grant(gfn):
+        mapper.crash(f"a grant is mapped over another one at guest frame {gfn:#x}")
+    try:
+        container.physical_map.place_grant(gfn, mfn, writable=writable)
+    except HypercallError as refusal:
+        raise GrantError(GNTST_general_error, refusal.reason) from refusal
 
 
 def _place(mapper: Domain, root: int, untrusted_address: int, flags: int, mfn: int) -> None:
@@ -132,7 +149,13 @@ def unmap_grant(
     if device and untrusted_device_address != mapping.frame << 12:
         raise GrantError(GNTST_bad_dev_addr, f"bus address {untrusted_device_address:#x} is not that of frame {mapping.frame:#x}")
     unmapped = Unmapped(mapping, flags & GNTMAP_readonly)
-    if flags & GNTMAP_host_map and root is None:
+    if mapper.hvm is not None:
+        if untrusted_address:
+            gfn, writable = untrusted_address >> 12, not flags & GNTMAP_readonly
+            if untrusted_new_address or not mapper.hvm.physical_map.take_grant(gfn, mapping.frame, writable=writable):
+                raise GrantError(GNTST_general_error, f"grant {mapping.reference:#x} is not mapped at {untrusted_address:#x}")
+            unmapped.done |= GNTMAP_host_map
+    elif flags & GNTMAP_host_map and root is None:
         unmapped.done |= GNTMAP_host_map
     elif root is not None and flags & GNTMAP_host_map and untrusted_address:
         unmapped.entry = _replace(mapper, root, mapping, untrusted_address, untrusted_new_address)
@@ -188,7 +211,7 @@ def _give_back(mapper: Domain, batch: list[Unmapped]) -> None:
         if unmapped.entry is not None:
             mapper.hypervisor.page_tables.put_l1_entry(mapper, unmapped.entry)
         elif done & GNTMAP_host_map:
-            if writable:  # by Domain 0, whose writes no engine sees
+            if writable and mapper.hvm is None:  # by Domain 0, whose writes no engine sees
                 mapper.hypervisor.note_write(mapping.frame)
             table.drop_frame(mapping.frame, mapper.domid, writable=writable)
 
@@ -199,14 +222,17 @@ def release_all(mapper: Domain, give_way: Callable[[], None]) -> None:
     if not len(mapper.maptrack):
         return
     hypervisor = mapper.hypervisor
-    _give_up_entries(mapper, give_way)
+    if mapper.hvm is None:
+        _give_up_entries(mapper, give_way)
     for number, mapping in enumerate(list(mapper.maptrack), 1):
         if not number % BUDGET:
             give_way()
         table = mapping.table
         if hypervisor.is_present(table.domain):
             table.unpin(mapping.reference, pin_kinds(mapping.flags))
-            if mapping.flags & GNTMAP_device_map:
+            # What a PV guest had mapped for its processor was given up with the entry.
+            held = GNTMAP_device_map if mapper.hvm is None else GNTMAP_host_map
+            if mapping.flags & held:
                 table.drop_frame(mapping.frame, mapper.domid, writable=not mapping.flags & GNTMAP_readonly)
     mapper.maptrack.clear()
 

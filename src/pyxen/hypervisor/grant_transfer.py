@@ -19,7 +19,8 @@ def transfer(giver: Domain, untrusted_mfn: int, untrusted_domid: int, untrusted_
     """GrantError: GNTST_bad_page unless the frame is in the giver's reservation and nothing else refers to it; GNTST_bad_domain;
     GNTST_general_error when the receiver has no room or does not expect it. Lock held."""
     if giver.hvm is not None:
-        raise GrantError(GNTST_bad_page, "frames of HVM domains are not transferred")
+        there_is_none = giver.hvm.physical_map.entry(untrusted_mfn) is None
+        raise GrantError(GNTST_bad_page if there_is_none else GNTST_general_error, "frames of HVM domains are not transferred")
     hypervisor = giver.hypervisor
     frames, mfn = hypervisor.frames, untrusted_mfn
     if mfn >= hypervisor.memory.total_frames or hypervisor.memory.owner[mfn] != giver.domid:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyxen.abi import event_channel as abi
-from pyxen.abi.grant_table import GNTMAP_device_map, GNTMAP_readonly, GTF_reading, GTF_writing
+from pyxen.abi.grant_table import GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly, GTF_reading, GTF_writing
 from pyxen.hypervisor import descriptors
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.frame_table import ALLOCATED, L1, L4, NONE, PINNED, SEGMENT_DESCRIPTORS, TYPE_NAMES, WRITABLE, XEN_HEAP
@@ -128,10 +128,15 @@ def _domain(expected: Expected, domain: Domain) -> None:
 
 
 def _physical_map(expected: Expected, domain: Domain) -> None:
-    """Every entry of an HVM domain's P2M; RAM is at one place, and the machine-to-physical table says which."""
+    """Every entry of an HVM domain's P2M; RAM is at one place, and the machine-to-physical table says which. Grants, whose references are
+    counted with their mappings, are at as many places as there are such mappings."""
     assert domain.hvm is not None
     table = domain.hvm.physical_map
+    mapped = sum(1 for mapping in domain.maptrack if mapping.flags & GNTMAP_host_map)
+    assert len(table._grants) == mapped
     for gfn in np.flatnonzero(table._entries != NO_MEMORY).tolist():
+        if table.is_grant(gfn):
+            continue
         mfn = table.frame(gfn)
         expected.hold(mfn, domain.domid, None, f"guest frame {gfn:#x}")
         assert expected.hypervisor.m2p[mfn] == gfn
@@ -200,7 +205,7 @@ def _foreign_maps(expected: Expected, domain: Domain) -> None:
 
 
 def _maptrack(expected: Expected, domain: Domain) -> None:
-    """The pins of all mappings, and the references of those that no L1 entry holds."""
+    """The pins of all mappings, and the references of those that no L1 entry holds (of an HVM domain: all)."""
     for mapping in domain.maptrack:
         if not expected.hypervisor.is_present(mapping.table.domain):
             continue
@@ -211,7 +216,7 @@ def _maptrack(expected: Expected, domain: Domain) -> None:
             pins[kind] += 1
         active = mapping.table.active[mapping.reference]
         assert active.domid == domain.domid and active.frame == mapping.frame
-        if mapping.flags & GNTMAP_device_map or not domain.domid:
+        if mapping.flags & GNTMAP_device_map or not domain.domid or domain.hvm is not None:
             expected.grant(mapping.frame, domain, writable=not mapping.flags & GNTMAP_readonly)
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from pyxen.abi.hvm import hvm_op as abi
 from pyxen.abi.hvm import params
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.hvm.container import FIRST_CALLBACK_VECTOR
+from pyxen.hypervisor.hvm.p2m import READ_ONLY
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.hvm.vcpu import HvmVcpu
@@ -29,6 +31,11 @@ SETTABLE = frozenset(
     )
 )
 READABLE = SETTABLE | {params.HVM_PARAM_STORE_PFN, params.HVM_PARAM_CONSOLE_PFN, params.HVM_PARAM_ALTP2M}
+#: The size of a 32-bit TSS, and the most that one with an interrupt redirection map and a full I/O map, and the octet after it, has.
+TSS_SIZE, LARGEST_TSS = 104, 104 + 32 + 8192 + 1
+MASK32 = (1 << 32) - 1
+#: The largest event number of a trace record by a guest (TRC_SUBCLS_SHIFT).
+LAST_TRACE_EVENT = (1 << 12) - 1
 #: Numbers that parameters had in older versions.
 RETIRED = frozenset((3, 7, 8, *range(20, 24), 25, 30))
 
@@ -59,12 +66,32 @@ def _set_param(vcpu: HvmVcpu, argument: int) -> int:
     refusal = _refusal(op.index, SETTABLE)
     if refusal:
         return refusal
+    if op.index == params.HVM_PARAM_ACPI_IOPORTS_LOCATION:
+        return -errno.ENODEV  # there is no ACPI timer
     if op.index == params.HVM_PARAM_CALLBACK_IRQ:
         vcpu.container.set_callback(op.value)
-        vcpu.container.latch_width(vcpu)
     elif op.index == params.HVM_PARAM_X87_FIP_WIDTH and op.value not in (0, 4, 8):
         return -errno.EINVAL
+    elif op.index in (params.HVM_PARAM_VM86_TSS, params.HVM_PARAM_VM86_TSS_SIZED):
+        return _set_real_mode_tss(vcpu, op)
     vcpu.container.parameters[op.index] = op.value
+    return 0
+
+
+def _set_real_mode_tss(vcpu: HvmVcpu, op: abi.hvm_param) -> int:
+    """The TSS that Xen uses for real mode on processors that can't do it. Both parameters are one value. One that can't be costs the
+    domain, as on Xen."""
+    value: int = op.value
+    if op.index == params.HVM_PARAM_VM86_TSS:
+        valid = value <= MASK32
+        value |= (TSS_SIZE + 24) << 32 if value else 0
+    else:
+        valid = value >> 32 >= TSS_SIZE
+        value = value & MASK32 | min(value >> 32, LARGEST_TSS) << 32
+    if not valid:
+        vcpu.domain.crash(f"HVM parameter {op.index} set to {op.value:#x}, which is no TSS")
+        return -errno.EINVAL
+    vcpu.container.parameters[params.HVM_PARAM_VM86_TSS_SIZED] = value
     return 0
 
 
@@ -73,7 +100,10 @@ def _get_param(vcpu: HvmVcpu, argument: int) -> int:
     refusal = _refusal(op.index, READABLE)
     if refusal:
         return refusal
-    op.value = vcpu.container.parameters[op.index]
+    if op.index == params.HVM_PARAM_VM86_TSS:
+        op.value = vcpu.container.parameters[params.HVM_PARAM_VM86_TSS_SIZED] & MASK32
+    else:
+        op.value = vcpu.container.parameters[op.index]
     guest_access.write_structure(vcpu, argument, op)
     return 0
 
@@ -86,10 +116,13 @@ def _flush_tlbs(vcpu: HvmVcpu, argument: int) -> int:
 
 
 def _pagetable_dying(vcpu: HvmVcpu, argument: int) -> int:
-    """A hint for shadow page tables, of which there are none. As on Xen, it must name the caller."""
+    """A hint for shadow page tables. There are none, as on a Xen with nested paging, and guests are told, so that they give no more."""
     op = guest_access.read_structure(vcpu, argument, abi.hvm_pagetable_dying)
-    vcpu.hypervisor.check_own_domid(vcpu.domain, op.domid)
-    return 0
+    try:
+        vcpu.hypervisor.check_own_domid(vcpu.domain, op.domid)
+    except HypercallError as refusal:
+        return -errno.ESRCH if refusal.errno == errno.ESRCH else -errno.EOPNOTSUPP
+    return -errno.EINVAL
 
 
 def _get_time(vcpu: HvmVcpu, argument: int) -> int:
@@ -108,11 +141,45 @@ def _set_upcall_vector(vcpu: HvmVcpu, argument: int) -> int:
     return 0
 
 
+def _xentrace(vcpu: HvmVcpu, argument: int) -> int:
+    """A trace record of the guest's. As on a Xen whose trace buffers are off, it goes nowhere."""
+    op = guest_access.read_structure(vcpu, argument, abi.hvm_xentrace)
+    refused = op.extra_bytes > abi.hvm_xentrace.extra.size or op.event > LAST_TRACE_EVENT
+    return -errno.EINVAL if refused else 0
+
+
+def _get_mem_type(vcpu: HvmVcpu, argument: int) -> int:
+    """The type of a page: RAM, RAM that is only read, or nothing."""
+    op = guest_access.read_structure(vcpu, argument, abi.hvm_get_mem_type)
+    vcpu.hypervisor.check_own_domid(vcpu.domain, op.domid)
+    entry = vcpu.container.physical_map.entry(op.pfn)
+    if entry is None:
+        op.mem_type = abi.HVMMEM_mmio_dm
+    else:
+        op.mem_type = abi.HVMMEM_ram_ro if entry & READ_ONLY else abi.HVMMEM_ram_rw
+    guest_access.write_structure(vcpu, argument, op)
+    return 0
+
+
+def _request_vm_event(vcpu: HvmVcpu, argument: int) -> int:
+    """Nobody monitors the domain, so nobody gets it."""
+    return -errno.EINVAL if argument else 0
+
+
+def _altp2m(vcpu: HvmVcpu, argument: int) -> int:
+    """Alternate views need a processor that has them."""
+    return -errno.EOPNOTSUPP
+
+
 _OPERATIONS: dict[int, Callable[[HvmVcpu, int], int]] = {
     abi.HVMOP_set_param: _set_param,
     abi.HVMOP_get_param: _get_param,
     abi.HVMOP_flush_tlbs: _flush_tlbs,
     abi.HVMOP_pagetable_dying: _pagetable_dying,
     abi.HVMOP_get_time: _get_time,
+    abi.HVMOP_xentrace: _xentrace,
+    abi.HVMOP_get_mem_type: _get_mem_type,
     abi.HVMOP_set_evtchn_upcall_vector: _set_upcall_vector,
+    abi.HVMOP_guest_request_vm_event: _request_vm_event,
+    abi.HVMOP_altp2m: _altp2m,
 }

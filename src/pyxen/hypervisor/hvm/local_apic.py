@@ -23,6 +23,8 @@ TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE, SELF_IPI = 0x380, 0x390, 0x3E0, 0x3F
 VERSION_VALUE = 0x14 | 5 << 16
 MASKED = 1 << 16
 SVR_ENABLED = 1 << 8
+#: Those below are exceptions, no interrupts.
+FIRST_VECTOR = 16
 ESR_ILLEGAL_VECTOR = 1 << 6
 #: What a write leaves of each register.
 _WRITABLE = {
@@ -62,13 +64,14 @@ class LocalApic:
         self._registers: dict[int, int] = {}
         self.requests = 0
         self.services = 0
+        self._errors = 0  # since the last write of ESR
         self.timer = apic_timer.ApicTimer(vcpu, self._timer_fired)
         self.reset()
 
     def reset(self) -> None:
         """As after INIT; the base register stays."""
         self._registers = {SVR: 0xFF, DFR: 0xFFFFFFFF, **dict.fromkeys(_LOCAL_VECTORS, MASKED)}
-        self.requests = self.services = 0
+        self.requests = self.services = self._errors = 0
         self.timer.stop()
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -117,11 +120,21 @@ class LocalApic:
         """An interrupt arrives. Below 16 it is an error."""
         if not self.accepts:
             return
-        if vector < 16:
-            self._registers[ESR] = self._registers.get(ESR, 0) | ESR_ILLEGAL_VECTOR
+        if vector < FIRST_VECTOR:
+            self._note_error(ESR_ILLEGAL_VECTOR)
             return
         self.requests |= 1 << vector
         self._vcpu.wake()
+
+    def _note_error(self, error: int) -> None:
+        """An error that was not there yet, for the next write of ESR to show; an interrupt by the local vector for errors, if that is one
+        (which, once it is noted, can't be the same error again)."""
+        if self._errors & error:
+            return
+        self._errors |= error
+        local = self._registers[LVT_ERROR]
+        if not local & MASKED:
+            self.request(local & 0xFF)
 
     def set_base(self, value: int) -> bool:
         """IA32_APIC_BASE. False (#GP) for a change that the processor refuses: another address, or a step back from x2APIC that does not
@@ -168,7 +181,7 @@ class LocalApic:
             destination = self._registers.get(ICR_HIGH, 0) >> 24
             self._send(value, destination, broadcast=destination == 0xFF)
         elif offset == ESR:
-            self._registers[ESR] = 0
+            self._registers[ESR], self._errors = self._errors, 0
         elif offset == TIMER_INITIAL:
             if self.timer.mode(self._registers[LVT_TIMER]) != apic_timer.TSC_DEADLINE:
                 self.timer.start(value, self._registers[LVT_TIMER], self._registers.get(TIMER_DIVIDE, 0))

@@ -120,7 +120,10 @@ def _fetch(vcpu: HvmVcpu) -> bytes:
 
 
 def read_physical(vcpu: HvmVcpu, address: int, size: int) -> int:
-    """What a read of ``size`` octets gives where there is no memory."""
+    """What a read of ``size`` octets, not across a page, gives where there is no memory, or none that may be written."""
+    machine = vcpu.container.physical_map.machine_address(address, write=False)
+    if machine is not None:
+        return int.from_bytes(vcpu.octets[machine : machine + size], "little")
     apic = vcpu.local_apic
     if address & ~0xFFF == local_apic.BASE_ADDRESS and apic.base & local_apic.ENABLED and not apic.is_x2apic:
         value: int = apic.read(address & 0xFF0) if address & 0xC == 0 else 0
@@ -129,7 +132,7 @@ def read_physical(vcpu: HvmVcpu, address: int, size: int) -> int:
 
 
 def write_physical(vcpu: HvmVcpu, address: int, size: int, value: int) -> None:
-    """A write where there is no memory. The APIC takes aligned doublewords."""
+    """A write where there is no memory that may be written: it goes nowhere. The APIC takes aligned doublewords."""
     apic = vcpu.local_apic
     if address & ~0xFFF == local_apic.BASE_ADDRESS and apic.base & local_apic.ENABLED and not apic.is_x2apic:
         if size == 4 and not address & 0xF:

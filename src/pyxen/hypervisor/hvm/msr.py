@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import FS, GS, Dirty
 from pyxen.hypervisor.hvm import hypercall_page
+from pyxen.hypervisor.hvm.p2m import ADDRESS_BITS
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.hvm.vcpu import HvmVcpu
@@ -124,6 +125,16 @@ def _memory_types(count: int) -> Callable[[int], bool]:
     return lambda value: all(octet in known for octet in value.to_bytes(8, "little"))
 
 
+def _is_range_base(value: int) -> bool:
+    """MTRR: a memory type, and an address of a page."""
+    return value & 0xFF in (0, 1, 4, 5, 6) and not value & 0xF00 and not value >> ADDRESS_BITS
+
+
+def _is_range_mask(value: int) -> bool:
+    """MTRR: bit 11 says whether the range is valid."""
+    return not value & 0x7FF and not value >> ADDRESS_BITS
+
+
 _EVERY: Callable[[int], bool] = lambda value: True  # noqa: E731
 _NARROW: Callable[[int], bool] = lambda value: not value >> 32  # noqa: E731
 
@@ -144,7 +155,8 @@ _TABLE: dict[int, tuple[Reader, Writer]] = {
     MSR_PAT: _plain(PAT_RESET, _memory_types(1)),
     MSR_MTRR_DEFAULT: _plain(MTRR_DEFAULT, lambda value: not value & ~0xCFF and value & 0xFF in (0, 1, 4, 5, 6)),
     **dict.fromkeys(MTRR_FIXED, _plain(0x0606060606060606, _memory_types(0))),
-    **dict.fromkeys(MTRR_VARIABLE, _plain(0, _EVERY)),
+    **dict.fromkeys(MTRR_VARIABLE[::2], _plain(0, _is_range_base)),
+    **dict.fromkeys(MTRR_VARIABLE[1::2], _plain(0, _is_range_mask)),
     MSR_TSC_DEADLINE: (lambda vcpu, register: vcpu.local_apic.timer.deadline_tsc, _write_tsc_deadline),
     MSR_EFER: (lambda vcpu, register: int(vcpu.state.efer), _write_efer),
     MSR_STAR: _member("star", _EVERY),

@@ -2,7 +2,8 @@
 
 The table is what the engine walks by itself (``VirtualCpu.set_physical_map``). Reference rule: every entry holds one general reference on
 its frame. An entry that goes is first flushed from the TLBs of all vCPUs, then its reference is dropped; so no frame is freed while a vCPU
-could still reach it.
+could still reach it. The entry of a mapped grant is the exception: its references are the grant mapping's (``grant_mapping``), which takes
+the entry away before it drops them, and nothing else may.
 
 All methods are called with the hypervisor lock held.
 """
@@ -40,6 +41,8 @@ class PhysicalMap:
         self._domain = domain
         self._hypervisor = domain.hypervisor
         self._entries: npt.NDArray[np.uint32] = np.full(FIRST_FRAMES, NO_MEMORY, dtype=np.uint32)
+        #: GFNs where grants are mapped.
+        self._grants: set[int] = set()
 
     def attach_all(self) -> None:
         """Have all vCPUs of the domain, none of which is in the guest now, use the table as it is."""
@@ -68,11 +71,15 @@ class PhysicalMap:
         return None if entry == NO_MEMORY else entry
 
     def frame(self, untrusted_gfn: int) -> int:
-        """The machine frame. EINVAL where there is none."""
+        """The machine frame. EINVAL where there is none of the domain's."""
         entry = self.entry(untrusted_gfn)
-        if entry is None:
-            raise HypercallError(errno.EINVAL, f"there is no memory at guest frame {untrusted_gfn:#x}")
+        if entry is None or untrusted_gfn in self._grants:
+            raise HypercallError(errno.EINVAL, f"there is no memory of the domain's at guest frame {untrusted_gfn:#x}")
         return entry & FRAME
+
+    def is_grant(self, gfn: int) -> bool:
+        """Whether a grant is mapped at a GFN."""
+        return gfn in self._grants
 
     def machine_address(self, address: int, *, write: bool) -> int | None:
         """Of the octet at a guest physical address; None where there is no memory, or none that may be written."""
@@ -103,23 +110,48 @@ class PhysicalMap:
         self._entries[gfns] = mfns.astype(np.uint32)
 
     def place(self, gfn: int, mfn: int, *, writable: bool = True) -> None:
-        """Put one frame at a GFN, instead of what was there; from the GFN it had before, it goes. EINVAL, EPERM (not the domain's)."""
+        """Put one frame at a GFN, instead of what was there; from the GFN it had before, it goes. EINVAL, EPERM (not the domain's),
+        ENXIO (a grant is there)."""
         self._reach(gfn)
         frames, domain, m2p = self._hypervisor.frames, self._domain, self._hypervisor.m2p
+        if gfn in self._grants:
+            raise HypercallError(errno.ENXIO, f"a grant is mapped at guest frame {gfn:#x}")
         if self.entry(gfn) == (mfn if writable else mfn | READ_ONLY):
             return
         frames.get(mfn, domain.domid)
         old = [self._take(gfn)]
-        if (before := m2p[mfn]) != gfn and self._holds(before, mfn):
+        if (before := m2p[mfn]) != gfn and before not in self._grants and self._holds(before, mfn):
             old.append(self._take(before))
         m2p[mfn] = gfn
         self._entries[gfn] = mfn if writable else mfn | READ_ONLY
         self._give_back([taken for taken in old if taken is not None])
 
     def remove(self, gfn: int) -> None:
-        """Take the memory at a GFN away. EINVAL where there is none."""
-        self.frame(gfn)
+        """Take the memory at a GFN away. ENOENT where there is none, or a grant."""
+        if self.entry(gfn) is None or gfn in self._grants:
+            raise HypercallError(errno.ENOENT, f"there is no memory of the domain's at guest frame {gfn:#x}")
         self.remove_all([gfn])
+
+    def place_grant(self, gfn: int, mfn: int, *, writable: bool) -> None:
+        """Map a grant, whose references the caller has taken. RAM that was at the GFN is reachable no more, but stays the domain's. EINVAL
+        out of range, or where a grant is mapped already."""
+        self._reach(gfn)
+        if gfn in self._grants:
+            raise HypercallError(errno.EINVAL, f"a grant is mapped at guest frame {gfn:#x}")
+        old = self._take(gfn)
+        self._entries[gfn] = mfn if writable else mfn | READ_ONLY
+        self._grants.add(gfn)
+        if old is not None:
+            self._give_back([old])
+
+    def take_grant(self, gfn: int, mfn: int, *, writable: bool) -> bool:
+        """Take a mapped grant away, if it is of that frame and with these rights, so that its references are of the kind that the caller
+        drops when it has flushed. -> whether it was."""
+        if gfn not in self._grants or self.entry(gfn) != (mfn if writable else mfn | READ_ONLY):
+            return False
+        self._grants.remove(gfn)
+        self._entries[gfn] = NO_MEMORY
+        return True
 
     def remove_all(self, gfns: list[int]) -> None:
         """As ``remove`` for several, with one flush. GFNs without memory are passed over."""
@@ -131,9 +163,9 @@ class PhysicalMap:
         return entry is not None and entry & FRAME == mfn
 
     def _take(self, gfn: int) -> int | None:
-        """Clear an entry. -> its frame, whose reference is now the caller's."""
+        """Clear an entry that is no grant's. -> its frame, whose reference is now the caller's."""
         entry = self.entry(gfn)
-        if entry is None:
+        if entry is None or gfn in self._grants:
             return None
         mfn = entry & FRAME
         self._entries[gfn] = NO_MEMORY

@@ -1,6 +1,6 @@
-"""memory_op of HVM domains: where frames are in the guest's physical memory (memory.h; Xen's common/memory.c and arch/x86/mm.c).
+"""memory_op of HVM domains: where frames are in the guest's physical memory (memory.h; Xen's common/memory.c and arch/x86/mm/p2m.c).
 
-Frame numbers are GFNs. Frames of other domains can't be mapped: an unprivileged domain has no right to any.
+Frame numbers are GFNs. Frames of other domains are mapped by grants alone: XENMAPSPACE_gmfn_foreign is for Xen's hardware domain.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyxen.abi import memory as abi
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import ALLOCATED
-from pyxen.hypervisor.hvm.p2m import PhysicalMap
+from pyxen.hypervisor.hvm.p2m import FRAME, PhysicalMap
 from pyxen.hypervisor.preemption import BUDGET, Preempted
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def release(domain: Domain, extents: list[range]) -> tuple[int, str]:
 
 
 def _frame_to_map(domain: Domain, space: int, index: int) -> int:
-    """The machine frame that XENMEM_add_to_physmap names. EINVAL, EPERM, ENOMEM."""
+    """The machine frame that XENMEM_add_to_physmap names. EINVAL, EPERM (what only the hardware domain may map), ENOMEM."""
     if space == abi.XENMAPSPACE_shared_info:
         if index:
             raise HypercallError(errno.EINVAL, "there is one shared info page")
@@ -69,7 +69,7 @@ def _frame_to_map(domain: Domain, space: int, index: int) -> int:
         return _grant_frame(domain, index)
     if space in (abi.XENMAPSPACE_gmfn, abi.XENMAPSPACE_gmfn_range):
         return physical_map(domain).frame(index)
-    raise HypercallError(errno.EPERM, f"map space {space}")
+    raise HypercallError(errno.EPERM if space == abi.XENMAPSPACE_gmfn_foreign else errno.EINVAL, f"map space {space}")
 
 
 def _grant_frame(domain: Domain, index: int) -> int:
@@ -92,14 +92,18 @@ def _map_one(domain: Domain, space: int, index: int, gfn: int) -> None:
     mfn = _frame_to_map(domain, space, index)
     old = table.entry(gfn)
     table.place(gfn, mfn)
-    if old is not None and old != mfn and hypervisor.frames.flags[old] & ALLOCATED:
-        domain.release_frame(old)
+    if old is not None and old & FRAME != mfn and hypervisor.frames.flags[old & FRAME] & ALLOCATED:
+        domain.release_frame(old & FRAME)
 
 
 def add_to_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
     """XENMEM_add_to_physmap. A range goes on where it was interrupted: its numbers in the guest's structure advance."""
     op = guest_access.read_structure(vcpu, argument, abi.add_to_physmap)
+    if op.space == abi.XENMAPSPACE_gmfn_foreign:
+        return -errno.ENOSYS  # only the batch names the other domain
     vcpu.hypervisor.check_own_domid(vcpu.domain, op.domid)
+    if op.space == abi.XENMAPSPACE_dev_mmio:
+        return -errno.EACCES
     if op.space != abi.XENMAPSPACE_gmfn_range:
         _map_one(vcpu.domain, op.space, op.idx, op.gpfn)
         return 0
@@ -115,9 +119,11 @@ def add_to_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
 def add_to_physmap_batch(vcpu: Vcpu, command: int, argument: int) -> int:
     """XENMEM_add_to_physmap_batch: an errno for each."""
     op = guest_access.read_structure(vcpu, argument, abi.add_to_physmap_batch)
+    if op.space == abi.XENMAPSPACE_gmfn_range:
+        return -errno.EOPNOTSUPP
     vcpu.hypervisor.check_own_domid(vcpu.domain, op.domid)
-    if op.space not in (abi.XENMAPSPACE_shared_info, abi.XENMAPSPACE_grant_table, abi.XENMAPSPACE_gmfn):
-        return -errno.EPERM if op.space == abi.XENMAPSPACE_gmfn_foreign else -errno.EINVAL
+    if op.space == abi.XENMAPSPACE_dev_mmio:
+        return -errno.EACCES
     done = min(op.size, BUDGET)
     for number in range(done):
         index = guest_access.read_long(vcpu, op.idxs, number)
