@@ -14,9 +14,10 @@ from tests.linux.linux_guest import LONG, LinuxGuest, linux_host
 #: In a short run two; the machine that tests has two cores.
 VCPUS = [2, 4, 8] if LONG else [2]
 HOTPLUGS = 100 if LONG else 5
-ROUNDS = 20 if LONG else 1
+ROUNDS = 5 if LONG else 1
 #: A loaded host may keep a vCPU from running for seconds.
 TIMEOUT_S = 240.0 if LONG else 60.0
+pytestmark = pytest.mark.timeout(1800 if LONG else 120)
 COMPLAINT = r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|general protection|segfault|\bstalls? |soft lockup|hard lockup).*$"
 
 
