@@ -23,6 +23,20 @@ def test_every_type_of_the_protocol_survives_the_wire() -> None:
         survives(kind)
 
 
+def test_every_name_of_the_package_is_in_its_module() -> None:
+    names = dir(p)
+    assert {"METHODS", "HostError", "DOMAIN_CREATE"} <= set(names)
+    for name in names:
+        assert getattr(p, name) is not None
+    with pytest.raises(AttributeError):
+        p.NOTHING_OF_THE_KIND  # noqa: B018
+
+
+def test_all_methods_are_in_the_table() -> None:
+    methods = [getattr(p, name) for name in dir(p) if isinstance(getattr(p, name), p.Method | p.StreamMethod)]
+    assert sorted(method.name for method in methods) == sorted(p.METHODS) and len(methods) > 50
+
+
 def values_of(kind: type) -> st.SearchStrategy[object]:
     """Any instance; what may hold anything holds text and numbers."""
     anything = st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.lists(st.text())))

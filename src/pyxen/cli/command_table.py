@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from pyxen.cli.command import Command
-from pyxen.cli.xl_commands import block, cpupool, create, life_cycle, listing, machine, memory, network, scheduler, signals, top, vcpus
+from pyxen.cli.command_module import CommandModule
+
+block = CommandModule("block")
+cpupool = CommandModule("cpupool")
+create = CommandModule("create")
+life_cycle = CommandModule("life_cycle")
+listing = CommandModule("listing")
+machine = CommandModule("machine")
+memory = CommandModule("memory")
+network = CommandModule("network")
+scheduler = CommandModule("scheduler")
+signals = CommandModule("signals")
+top = CommandModule("top")
+vcpus = CommandModule("vcpus")
 
 _DOMAIN, _HOST, _SCHEDULER, _CPUPOOL, _DEVICE, _OTHER = "domain", "Xen host", "scheduler", "CPU pool", "virtual device", "other"
 

@@ -11,7 +11,6 @@ import sys
 from pyxen.engine.interface import EngineError
 from pyxen.engine.unicorn_engine import make_engine
 from pyxen.host.machine_size import check_machine_bytes, check_processors, default_machine_bytes
-from pyxen.host.metrics import parse_address
 from pyxen.host.process import HostLock, HostProcess, HostStartError, configure_logging
 from pyxen.host.runtime_directory import RuntimeDirectory, RuntimeDirectoryError
 
@@ -64,13 +63,21 @@ def main() -> int:
     return 0
 
 
+def _metrics_address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    from pyxen.host.metrics import parse_address  # who asks for no metrics does not wait for their libraries
+
+    return parse_address(text)
+
+
 def _serve(arguments: argparse.Namespace, readiness: _Readiness) -> None:
     os.umask(0o077)
     runtime = RuntimeDirectory(arguments.runtime_dir)
     runtime.prepare()
     memory_bytes = check_machine_bytes(arguments.memory) if arguments.memory is not None else default_machine_bytes()
     processors = None if arguments.cpus is None else check_processors(arguments.cpus)
-    metrics_address = None if arguments.metrics is None else parse_address(arguments.metrics)
+    metrics_address = _metrics_address(arguments.metrics)
     lock = HostLock(runtime)
     try:
         configure_logging(runtime)

@@ -18,7 +18,7 @@ from pyxen.backends.console import ConsoleBackend
 from pyxen.backends.device import Surroundings
 from pyxen.backends.network import network_backend
 from pyxen.engine.interface import EngineFactory
-from pyxen.host import metrics, protocol
+from pyxen.host import protocol
 from pyxen.host.confinement import ConfinementError, confine
 from pyxen.host.control_server import ControlServer, MethodTable
 from pyxen.host.helper_programs import HostHelperPrograms
@@ -171,6 +171,8 @@ class HostProcess:
     def _serve_metrics(
         address: tuple[str, int], loop: asyncio.AbstractEventLoop, statistics: StatisticsService, undo: AsyncExitStack
     ) -> None:
+        from pyxen.host import metrics  # who asks for none does not wait for its libraries
+
         try:
             stop = metrics.serve(address, loop, statistics.collect)
         except OSError as error:

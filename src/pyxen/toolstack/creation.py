@@ -26,6 +26,7 @@ from pyxen.toolstack.builder import (
     plan_pv_domain,
     plan_pvh_domain,
 )
+from pyxen.toolstack.builder.recent_kernels import RecentKernels
 from pyxen.toolstack.configuration import DomainConfig
 from pyxen.toolstack.cpu_pools import CpuPools
 from pyxen.toolstack.devices.disks import DomainDisks
@@ -73,6 +74,11 @@ class DomainCreator:
         self._disks = disks
         self._interfaces = interfaces
         self._pools = pools
+        self._kernels = RecentKernels()
+
+    def close(self) -> None:
+        """No more domains will be made."""
+        self._kernels.close()
 
     async def create(self, config: DomainConfig, *, paused: bool, report: StageReport, timeline: Timeline) -> DomainRecord:
         """Make a domain, and let it run unless ``paused``. Raises ``ToolstackError``, and then nothing of it is left."""
@@ -128,7 +134,7 @@ class DomainCreator:
         def created(domid: int) -> None:
             loop.call_soon_threadsafe(self._registry.begin, domid, config.name)
 
-        builder = _DomainBuilder(self._dom0, config, uuid, self._pools.find(config.pool), report, timeline, created)
+        builder = _DomainBuilder(self._dom0, config, uuid, self._pools.find(config.pool), self._kernels, report, timeline, created)
         undo.callback(lambda: self._registry.abandon(builder.domid))
         undo.push_async_callback(asyncio.to_thread, builder.undo)
         # Cancelled or not, the thread goes on to its end: only then may its work be undone.
@@ -162,6 +168,7 @@ class _DomainBuilder:
         config: DomainConfig,
         uuid: bytes,
         cpupool: int,
+        kernels: RecentKernels,
         report: StageReport,
         timeline: Timeline,
         created: Callable[[int], None],
@@ -170,6 +177,7 @@ class _DomainBuilder:
         self._config = config
         self._uuid = uuid
         self._cpupool = cpupool
+        self._kernels = kernels
         self._report = report
         self._timeline = timeline
         self._created = created
@@ -214,12 +222,14 @@ class _DomainBuilder:
     def _plan_pv(self, kernel: Path, ramdisk: Ramdisk | None, command_line: str) -> Callable[[int], Connections]:
         """Read and lay out without a hypercall. -> what builds the domain with the given id."""
         config, dom0 = self._config, self._dom0
-        plan = plan_pv_domain(open_kernel(kernel), ramdisk, command_line, config.memory_mib << 10)
+        plan = plan_pv_domain(self._kernels.open(kernel, open_kernel), ramdisk, command_line, config.memory_mib << 10)
         return lambda domid: build_pv_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10, reached=self._timeline.reach)
 
     def _plan_pvh(self, kernel: Path, ramdisk: Ramdisk | None, command_line: str) -> Callable[[int], Connections]:
         config, dom0 = self._config, self._dom0
-        plan = plan_pvh_domain(open_pvh_kernel(kernel), ramdisk, command_line, config.memory_mib << 10, config.max_vcpus)
+        plan = plan_pvh_domain(
+            self._kernels.open(kernel, open_pvh_kernel), ramdisk, command_line, config.memory_mib << 10, config.max_vcpus
+        )
         return lambda domid: build_pvh_domain(dom0, domid, plan, max_memory_kib=config.maxmem_mib << 10, reached=self._timeline.reach)
 
     def undo(self) -> None:

@@ -83,6 +83,7 @@ class Toolstack:
         await asyncio.gather(*(self.destroy(record.domid) for record in self.registry), return_exceptions=True)
         if self._unsubscribe is not None:
             self._unsubscribe()
+        self._creator.close()
 
     # -- creation and destruction -------------------------------------------------------------------------------------
     async def create(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyxen.cli.command_module import CommandHandler
 from pyxen.cli.command_table import COMMANDS
 from pyxen.toolstack.configuration import DomainConfig, parse
 
@@ -22,6 +23,13 @@ def test_the_table_of_commands_is_the_command_table() -> None:
         assert (status == "absent") == (command.handler is None), command.name
         if command.handler is None:
             assert remark == command.missing
+
+
+def test_every_command_is_there() -> None:
+    handlers = [command.handler for command in COMMANDS if command.handler is not None]
+    assert handlers
+    for handler in handlers:
+        assert isinstance(handler, CommandHandler) and callable(handler.load()), handler
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.cfg")), ids=lambda path: path.name)

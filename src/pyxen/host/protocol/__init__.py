@@ -9,296 +9,69 @@ A Unix stream socket, ``<run-time folder>/host.sock``; one JSON object a line, U
 
 Requests of one connection run side by side and are answered as they end. A client ends a stream by closing the connection or by
 ``{"cancel": 1}``. ``METHODS`` is the whole protocol: the table that the host serves and that clients use.
+
+The names are found in the modules of this package when they are first used: making all these classes takes longer than most commands run.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from pyxen.host.protocol.common import (
-    MAX_LINE_BYTES,
-    DomainId,
-    ErrorKind,
-    HostError,
-    Method,
-    Nothing,
-    OptionalDomainId,
-    Progress,
-    StreamMethod,
-    Text,
-)
-from pyxen.host.protocol.console import (
-    CONSOLE_ATTACH,
-    CONSOLE_PATH,
-    CONSOLE_WRITE,
-    ConsoleAccepted,
-    ConsoleAttachRequest,
-    ConsoleInput,
-    ConsoleOutput,
-    ConsolePath,
-)
-from pyxen.host.protocol.devices import (
-    BACKEND_RESTART,
-    BLOCK_ATTACH,
-    BLOCK_DETACH,
-    BLOCK_LIST,
-    BLOCK_MEDIUM,
-    NETWORK_ATTACH,
-    NETWORK_CAPTURE,
-    NETWORK_DETACH,
-    NETWORK_LIST,
-    BackendRestartRequest,
-    BlockAttachRequest,
-    BlockDetachRequest,
-    BlockDevice,
-    BlockDeviceList,
-    CapturedData,
-    MediumRequest,
-    NetworkAttachRequest,
-    NetworkCaptureRequest,
-    NetworkDetachRequest,
-    NetworkInterface,
-    NetworkInterfaceList,
-)
-from pyxen.host.protocol.domains import (
-    CONFIG_CHECK,
-    DOMAIN_CONFIG,
-    DOMAIN_CONFIG_UPDATE,
-    DOMAIN_CREATE,
-    DOMAIN_DESTROY,
-    DOMAIN_INFO,
-    DOMAIN_LIST,
-    DOMAIN_MEM_MAX,
-    DOMAIN_MEM_SET,
-    DOMAIN_PAUSE,
-    DOMAIN_REBOOT,
-    DOMAIN_RENAME,
-    DOMAIN_RESOLVE,
-    DOMAIN_SHUTDOWN,
-    DOMAIN_SYSRQ,
-    DOMAIN_TRIGGER,
-    DOMAIN_UNPAUSE,
-    DOMAIN_UPTIME,
-    DOMAIN_WAIT,
-    CheckedConfig,
-    ConfigText,
-    ConfigUpdateRequest,
-    CreatedDomain,
-    CreateRequest,
-    DomainConfig,
-    DomainConfiguration,
-    DomainDetail,
-    DomainList,
-    DomainState,
-    Identifier,
-    MemoryRequest,
-    RenameRequest,
-    ResolvedDomain,
-    ShutdownRequest,
-    StateChange,
-    SysrqRequest,
-    TriggerRequest,
-    Uptime,
-    UptimeList,
-    WaitRequest,
-)
-from pyxen.host.protocol.host_process import (
-    DEBUG_KEYS,
-    DMESG,
-    HOST_LOGS,
-    HOST_STATUS,
-    HOST_STOP,
-    PHYSINFO,
-    VERSION,
-    DebugKeysRequest,
-    DmesgRequest,
-    HostStatus,
-    LogRequest,
-    PhysInfo,
-    Version,
-)
-from pyxen.host.protocol.scheduling import (
-    CPUPOOL_CHECK,
-    CPUPOOL_CPU_ADD,
-    CPUPOOL_CPU_REMOVE,
-    CPUPOOL_CREATE,
-    CPUPOOL_DESTROY,
-    CPUPOOL_LIST,
-    CPUPOOL_MIGRATE,
-    CPUPOOL_NUMA_SPLIT,
-    CPUPOOL_RATELIMIT,
-    CPUPOOL_RENAME,
-    DOMAIN_SCHEDULING_SET,
-    DOMAIN_VCPU_PIN,
-    DOMAIN_VCPU_SET,
-    DOMAIN_VCPUS,
-    CpuPool,
-    CpuPoolCpusRequest,
-    CpuPoolCreateRequest,
-    CpuPoolList,
-    CpuPoolMigrateRequest,
-    CpuPoolName,
-    CpuPoolRenameRequest,
-    CpuPoolTexts,
-    RatelimitRequest,
-    Refusals,
-    SchedulingRequest,
-    Vcpu,
-    VcpuList,
-    VcpuPinRequest,
-    VcpuSetRequest,
-)
-from pyxen.host.protocol.statistics import (
-    STATISTICS,
-    DiskStatistics,
-    DomainStatistics,
-    ExitCounters,
-    NetworkStatistics,
-    Statistics,
-    VcpuStatistics,
-)
-from pyxen.host.protocol.timeline import DOMAIN_TIMELINE, HOST_TIMELINE, StageTime, StageTimes
-from pyxen.host.protocol.tracing import TRACE_SUBSCRIBE, TraceEvent, TraceRequest
+if TYPE_CHECKING:
+    from pyxen.host.protocol.common import *  # noqa: F403
+    from pyxen.host.protocol.console import *  # noqa: F403
+    from pyxen.host.protocol.devices import *  # noqa: F403
+    from pyxen.host.protocol.domains import *  # noqa: F403
+    from pyxen.host.protocol.host_process import *  # noqa: F403
+    from pyxen.host.protocol.methods import *  # noqa: F403
+    from pyxen.host.protocol.scheduling import *  # noqa: F403
+    from pyxen.host.protocol.statistics import *  # noqa: F403
+    from pyxen.host.protocol.timeline import *  # noqa: F403
+    from pyxen.host.protocol.tracing import *  # noqa: F403
 
-METHODS: dict[str, Method[Any, Any] | StreamMethod[Any, Any, Any]] = {
-    method.name: method for method in tuple(globals().values()) if isinstance(method, Method | StreamMethod)
+#: Module -> what is taken from it.
+_NAMES = {
+    "common": "DomainId ErrorKind HostError MAX_LINE_BYTES Method Nothing OptionalDomainId Progress StreamMethod Text",
+    "console": "CONSOLE_ATTACH CONSOLE_PATH CONSOLE_WRITE ConsoleAccepted ConsoleAttachRequest ConsoleInput ConsoleOutput ConsolePath",
+    "devices": (
+        "BACKEND_RESTART BLOCK_ATTACH BLOCK_DETACH BLOCK_LIST BLOCK_MEDIUM BackendRestartRequest BlockAttachRequest "
+        "BlockDetachRequest BlockDevice BlockDeviceList CapturedData MediumRequest NETWORK_ATTACH NETWORK_CAPTURE NETWORK_DETACH "
+        "NETWORK_LIST NetworkAttachRequest NetworkCaptureRequest NetworkDetachRequest NetworkInterface NetworkInterfaceList"
+    ),
+    "domains": (
+        "CONFIG_CHECK CheckedConfig ConfigText ConfigUpdateRequest CreateRequest CreatedDomain DOMAIN_CONFIG DOMAIN_CONFIG_UPDATE "
+        "DOMAIN_CREATE DOMAIN_DESTROY DOMAIN_INFO DOMAIN_LIST DOMAIN_MEM_MAX DOMAIN_MEM_SET DOMAIN_PAUSE DOMAIN_REBOOT "
+        "DOMAIN_RENAME DOMAIN_RESOLVE DOMAIN_SHUTDOWN DOMAIN_SYSRQ DOMAIN_TRIGGER DOMAIN_UNPAUSE DOMAIN_UPTIME DOMAIN_WAIT "
+        "DomainConfig DomainConfiguration DomainDetail DomainList DomainState Identifier MemoryRequest RenameRequest "
+        "ResolvedDomain ShutdownRequest StateChange SysrqRequest TriggerRequest Uptime UptimeList WaitRequest"
+    ),
+    "host_process": (
+        "DEBUG_KEYS DMESG DebugKeysRequest DmesgRequest HOST_LOGS HOST_STATUS HOST_STOP HostStatus LogRequest PHYSINFO PhysInfo "
+        "VERSION Version"
+    ),
+    "methods": "METHODS",
+    "scheduling": (
+        "CPUPOOL_CHECK CPUPOOL_CPU_ADD CPUPOOL_CPU_REMOVE CPUPOOL_CREATE CPUPOOL_DESTROY CPUPOOL_LIST CPUPOOL_MIGRATE "
+        "CPUPOOL_NUMA_SPLIT CPUPOOL_RATELIMIT CPUPOOL_RENAME CpuPool CpuPoolCpusRequest CpuPoolCreateRequest CpuPoolList "
+        "CpuPoolMigrateRequest CpuPoolName CpuPoolRenameRequest CpuPoolTexts DOMAIN_SCHEDULING_SET DOMAIN_VCPUS DOMAIN_VCPU_PIN "
+        "DOMAIN_VCPU_SET RatelimitRequest Refusals SchedulingRequest Vcpu VcpuList VcpuPinRequest VcpuSetRequest"
+    ),
+    "statistics": "DiskStatistics DomainStatistics ExitCounters NetworkStatistics STATISTICS Statistics VcpuStatistics",
+    "timeline": "DOMAIN_TIMELINE HOST_TIMELINE StageTime StageTimes",
+    "tracing": "TRACE_SUBSCRIBE TraceEvent TraceRequest",
 }
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "BACKEND_RESTART",
-    "BLOCK_ATTACH",
-    "BLOCK_DETACH",
-    "BLOCK_LIST",
-    "BLOCK_MEDIUM",
-    "BackendRestartRequest",
-    "BlockAttachRequest",
-    "BlockDetachRequest",
-    "BlockDevice",
-    "BlockDeviceList",
-    "CONFIG_CHECK",
-    "CONSOLE_ATTACH",
-    "CONSOLE_PATH",
-    "CONSOLE_WRITE",
-    "CPUPOOL_CHECK",
-    "CPUPOOL_CPU_ADD",
-    "CPUPOOL_CPU_REMOVE",
-    "CPUPOOL_CREATE",
-    "CPUPOOL_DESTROY",
-    "CPUPOOL_LIST",
-    "CPUPOOL_MIGRATE",
-    "CPUPOOL_NUMA_SPLIT",
-    "CPUPOOL_RATELIMIT",
-    "CPUPOOL_RENAME",
-    "CapturedData",
-    "CheckedConfig",
-    "ConfigText",
-    "ConfigUpdateRequest",
-    "ConsoleAccepted",
-    "ConsoleAttachRequest",
-    "ConsoleInput",
-    "ConsoleOutput",
-    "ConsolePath",
-    "CpuPool",
-    "CpuPoolCpusRequest",
-    "CpuPoolCreateRequest",
-    "CpuPoolList",
-    "CpuPoolMigrateRequest",
-    "CpuPoolName",
-    "CpuPoolRenameRequest",
-    "CpuPoolTexts",
-    "CreateRequest",
-    "CreatedDomain",
-    "DEBUG_KEYS",
-    "DMESG",
-    "DOMAIN_CONFIG",
-    "DOMAIN_CONFIG_UPDATE",
-    "DOMAIN_CREATE",
-    "DOMAIN_DESTROY",
-    "DOMAIN_INFO",
-    "DOMAIN_LIST",
-    "DOMAIN_MEM_MAX",
-    "DOMAIN_MEM_SET",
-    "DOMAIN_PAUSE",
-    "DOMAIN_REBOOT",
-    "DOMAIN_RENAME",
-    "DOMAIN_RESOLVE",
-    "DOMAIN_SCHEDULING_SET",
-    "DOMAIN_SHUTDOWN",
-    "DOMAIN_SYSRQ",
-    "DOMAIN_TIMELINE",
-    "DOMAIN_TRIGGER",
-    "DOMAIN_UNPAUSE",
-    "DOMAIN_UPTIME",
-    "DOMAIN_VCPUS",
-    "DOMAIN_VCPU_PIN",
-    "DOMAIN_VCPU_SET",
-    "DOMAIN_WAIT",
-    "DebugKeysRequest",
-    "DiskStatistics",
-    "DmesgRequest",
-    "DomainConfig",
-    "DomainConfiguration",
-    "DomainDetail",
-    "DomainId",
-    "DomainList",
-    "DomainState",
-    "DomainStatistics",
-    "ErrorKind",
-    "ExitCounters",
-    "HOST_LOGS",
-    "HOST_STATUS",
-    "HOST_STOP",
-    "HOST_TIMELINE",
-    "HostError",
-    "HostStatus",
-    "Identifier",
-    "LogRequest",
-    "MAX_LINE_BYTES",
-    "METHODS",
-    "MediumRequest",
-    "MemoryRequest",
-    "Method",
-    "NETWORK_ATTACH",
-    "NETWORK_CAPTURE",
-    "NETWORK_DETACH",
-    "NETWORK_LIST",
-    "NetworkAttachRequest",
-    "NetworkCaptureRequest",
-    "NetworkDetachRequest",
-    "NetworkInterface",
-    "NetworkInterfaceList",
-    "NetworkStatistics",
-    "Nothing",
-    "OptionalDomainId",
-    "PHYSINFO",
-    "PhysInfo",
-    "Progress",
-    "RatelimitRequest",
-    "Refusals",
-    "RenameRequest",
-    "ResolvedDomain",
-    "STATISTICS",
-    "SchedulingRequest",
-    "ShutdownRequest",
-    "StageTime",
-    "StageTimes",
-    "StateChange",
-    "Statistics",
-    "StreamMethod",
-    "SysrqRequest",
-    "TRACE_SUBSCRIBE",
-    "Text",
-    "TraceEvent",
-    "TraceRequest",
-    "TriggerRequest",
-    "Uptime",
-    "UptimeList",
-    "VERSION",
-    "Vcpu",
-    "VcpuList",
-    "VcpuPinRequest",
-    "VcpuSetRequest",
-    "VcpuStatistics",
-    "Version",
-    "WaitRequest",
-]
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULE_OF)

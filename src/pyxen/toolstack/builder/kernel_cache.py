@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import struct
 import tempfile
@@ -16,8 +17,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-#: Files kept; the ones used longest ago go first.
+#: Files kept, and how much they take together (but the newest stays in any case); the ones used longest ago go first.
 _KEPT = 8
+_KEPT_BYTES = 1 << 30
 
 _TRAILER = struct.Struct("<8sIQ")
 _MAGIC = b"pyxenk01"
@@ -52,14 +54,13 @@ class KernelCache:
 
     def _load(self, path: Path) -> memoryview | None:
         try:
-            content = path.read_bytes()
+            content = _read(path)
             os.utime(path)
-        except OSError:
+        except (OSError, ValueError):
             return None
-        body = memoryview(content)[: -_TRAILER.size]
-        if len(content) < _TRAILER.size or content[-_TRAILER.size :] != _trailer(body):
+        if len(content) < _TRAILER.size or content[-_TRAILER.size :] != _trailer(content[: -_TRAILER.size]):
             return None
-        return body
+        return content[: -_TRAILER.size]
 
     def _store(self, path: Path, data: bytearray) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,8 +78,25 @@ class KernelCache:
 
     def _prune(self) -> None:
         entries = sorted(os.scandir(self._directory), key=lambda entry: entry.stat().st_mtime_ns)
-        for entry in entries[:-_KEPT]:
-            os.unlink(entry)
+        size = sum(entry.stat().st_size for entry in entries)
+        for position, entry in enumerate(entries[:-1]):
+            if len(entries) - position > _KEPT or size > _KEPT_BYTES:
+                os.unlink(entry)
+                size -= entry.stat().st_size
+
+
+def _read(path: Path) -> memoryview:
+    """The file, in memory of large pages where the host has them: to fill 60 MiB of small ones takes longer than to check them. Raises
+    OSError, and ValueError for an empty file."""
+    with path.open("rb", buffering=0) as file:
+        content = mmap.mmap(-1, os.fstat(file.fileno()).st_size)
+        with contextlib.suppress(OSError):  # a kernel without them
+            content.madvise(mmap.MADV_HUGEPAGE)
+        view = memoryview(content)
+        filled = 0
+        while filled < len(view) and (count := file.readinto(view[filled:])):
+            filled += count
+        return view[:filled].toreadonly()
 
 
 def _trailer(body: memoryview) -> bytes:
