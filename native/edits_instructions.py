@@ -244,4 +244,42 @@ EDITS: tuple[Edit, ...] = (
         BEFORE,
         "        raise_exception_err_ra(env, EXCP0A_TSS, env->tr.selector & 0xfffc, retaddr);\n",
     ),
+    # ------------------------------------------------------------------ far transfers have the rights of who makes them
+    Edit(
+        I386 + "seg_helper.c",
+        "Far calls and returns and IRET push and pop with the privilege of who executes them; upstream does it with the kernel's, so that "
+        "a user's far return reads what is the kernel's, and its page faults look like the kernel's own.",
+        "/* real mode call */\n",
+        BEFORE,
+        "#define PYXEN_PUSH_INDEX cpu_mmu_index(env, false)\n"
+        "#undef cpu_lduw_kernel_ra\n#undef cpu_ldl_kernel_ra\n#undef cpu_ldq_kernel_ra\n"
+        "#undef cpu_stw_kernel_ra\n#undef cpu_stl_kernel_ra\n#undef cpu_stq_kernel_ra\n"
+        "#define cpu_lduw_kernel_ra(e, p, r) cpu_lduw_mmuidx_ra(e, p, cpu_mmu_index(env, false), r)\n"
+        "#define cpu_ldl_kernel_ra(e, p, r) cpu_ldl_mmuidx_ra(e, p, cpu_mmu_index(env, false), r)\n"
+        "#define cpu_ldq_kernel_ra(e, p, r) cpu_ldq_mmuidx_ra(e, p, cpu_mmu_index(env, false), r)\n"
+        "#define cpu_stw_kernel_ra(e, p, v, r) cpu_stw_mmuidx_ra(e, p, v, PYXEN_PUSH_INDEX, r)\n"
+        "#define cpu_stl_kernel_ra(e, p, v, r) cpu_stl_mmuidx_ra(e, p, v, PYXEN_PUSH_INDEX, r)\n"
+        "#define cpu_stq_kernel_ra(e, p, v, r) cpu_stq_mmuidx_ra(e, p, v, PYXEN_PUSH_INDEX, r)\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "A call gate's stack of an inner ring is the kernel's.",
+        "            /* push_size = ((param_count * 2) + 8) << shift; */\n",
+        BEFORE,
+        "#undef PYXEN_PUSH_INDEX\n#define PYXEN_PUSH_INDEX cpu_mmu_index_kernel(env)\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "Through a gate to the same ring it is not.",
+        "            /* push_size = (4 << shift); */\n            new_stack = 0;\n        }\n",
+        AFTER,
+        "#undef PYXEN_PUSH_INDEX\n#define PYXEN_PUSH_INDEX (new_stack ? cpu_mmu_index_kernel(env) : cpu_mmu_index(env, false))\n",
+    ),
+    Edit(
+        I386 + "seg_helper.c",
+        "IRET that switches tasks, and the I/O bitmap: task-state segments are read with the kernel's rights, whoever is running.",
+        "void helper_iret_protected(CPUX86State *env, int shift, int next_eip)\n",
+        BEFORE,
+        "#undef cpu_lduw_kernel_ra\n#define cpu_lduw_kernel_ra(e, p, r) cpu_lduw_mmuidx_ra(e, p, cpu_mmu_index_kernel(e), r)\n\n",
+    ),
 )

@@ -100,6 +100,19 @@ def test_the_io_bitmap_of_the_task_state_segment(box: Sandbox) -> None:
     assert box.read(cpu.state.rsp + 8) == CODE + 2
 
 
+FAR_CALL = ".byte 0xff, 0x1b"  # call far [rbx]
+
+
+@pytest.mark.parametrize(("instruction", "error"), [("retf", 5), ("iretq", 5), (FAR_CALL, 7)])
+def test_far_transfers_of_user_code_have_its_rights(box: Sandbox, instruction: str, error: int) -> None:
+    """They can't read or write the kernel's stack, and a page fault of theirs is one of user code."""
+    box.map(HOLE, DATA + 5 * PAGE, PRESENT | WRITE)
+    box.write(DATA + 6 * PAGE, CODE | USER_CS << 32)
+    cpu = ring0(box, f"mov rsp, {HOLE + 0x800}; mov rbx, {DATA + 6 * PAGE}; {instruction}", {14: "pop rdi; mov rdx, cr2; hlt"}, cpl=3)
+    assert cpu.run() == ExitReason.HALT
+    assert (cpu.state.rdi, cpu.state.rdx & -PAGE) == (error, HOLE)
+
+
 @pytest.mark.parametrize("instruction", ["vmcall", "vmmcall"])
 @pytest.mark.parametrize("cpl", [0, 3])
 def test_hypercalls_leave(box: Sandbox, instruction: str, cpl: int) -> None:

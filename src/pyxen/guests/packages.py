@@ -23,6 +23,9 @@ from pathlib import Path
 
 #: The kernel's meta-packages of Debian and Ubuntu; the first one that the machine's sources have is taken.
 KERNEL_META_PACKAGES = ("linux-image-amd64", "linux-image-generic")
+#: The same of Debian's 32-bit kernel, for PVH domains, and what is unpacked beside it.
+I386_KERNEL_META_PACKAGES = ("linux-image-686-pae",)
+I386_PACKAGES = ("busybox-static",)
 #: What else is unpacked: a static busybox for ramdisks; GRUB's PV images; the tools and headers that pyxen is compared with.
 PLAIN_PACKAGES = ("busybox-static", "grub-xen-bin", "grub-xen-host", "libxen-dev", "xenstore-utils", "libxenstore4", "libxentoolcore1")
 #: Unpacked where the machine's sources have it: Xen's own test programs, of the version that pyxen presents.
@@ -36,6 +39,23 @@ LAYOUT = 3
 KERNEL_FILES = ("./boot/*", "*/kernel/drivers/block/xen-blkfront.ko*", "*/kernel/drivers/net/xen-netfront.ko*")
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What is fetched for guests of an architecture. ``suffix``: of the names of its folders in the cache."""
+
+    architecture: str
+    suffix: str
+    kernel_meta_packages: tuple[str, ...]
+    packages: tuple[str, ...]
+    optional_packages: tuple[str, ...]
+
+
+def _selection(architecture: str) -> _Selection:
+    if architecture == "i386":
+        return _Selection("i386", "-i386", I386_KERNEL_META_PACKAGES, I386_PACKAGES, ())
+    return _Selection("amd64", "", KERNEL_META_PACKAGES, PLAIN_PACKAGES, OPTIONAL_PACKAGES)
 
 
 class PackageError(Exception):
@@ -94,9 +114,10 @@ def cache_directory() -> Path:
     return Path(override) if override else Path.home() / ".cache" / "pyxen"
 
 
-def fetch(report: Report = lambda line: None, *, renew: bool = False) -> GuestPackages:
+def fetch(report: Report = lambda line: None, *, renew: bool = False, architecture: str = "amd64") -> GuestPackages:
     """Return the guest packages; download and unpack them first if the cache has none, or if ``renew`` is set.
 
+    ``architecture``: "amd64", or "i386" for Debian's 32-bit kernel and busybox alone. The machine's dpkg need not know it.
     Needs no network once the cache is filled. May be called by several processes at once: one fetches, the others wait.
     ``report`` gets a line about each long step. Raises PackageError.
     """
@@ -104,8 +125,9 @@ def fetch(report: Report = lambda line: None, *, renew: bool = False) -> GuestPa
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / "packages.lock"):
-            packages = None if renew else _cached(cache)
-            return packages or _fill(cache, report)
+            selection = _selection(architecture)
+            packages = None if renew else _cached(cache, selection)
+            return packages or _fill(cache, selection, report)
     except OSError as error:
         raise PackageError(f"cannot use the cache directory {cache}: {error.strerror} (set PYXEN_CACHE_DIR to another one)") from error
 
@@ -150,29 +172,30 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _manifest(cache: Path) -> Path:
-    return cache / "root" / ".pyxen-packages.json"
+def _manifest(root: Path) -> Path:
+    return root / ".pyxen-packages.json"
 
 
-def _cached(cache: Path) -> GuestPackages | None:
+def _cached(cache: Path, selection: _Selection) -> GuestPackages | None:
     """What an earlier ``_fill`` left, if it is complete and of this layout. The manifest is written last."""
+    root = cache / f"root{selection.suffix}"
     try:
-        manifest = json.loads(_manifest(cache).read_text())
-        if manifest["layout"] != LAYOUT or not set(PLAIN_PACKAGES) <= set(manifest["packages"]):
+        manifest = json.loads(_manifest(root).read_text())
+        if manifest["layout"] != LAYOUT or not set(selection.packages) <= set(manifest["packages"]):
             return None
         release = str(manifest["kernel_release"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    kernel = cache / "root" / "boot" / f"vmlinuz-{release}"
-    return GuestPackages(cache / "root", kernel, release) if kernel.is_file() else None
+    kernel = root / "boot" / f"vmlinuz-{release}"
+    return GuestPackages(root, kernel, release) if kernel.is_file() else None
 
 
-def _fill(cache: Path, report: Report) -> GuestPackages:
-    apt = _Apt(cache / "apt")
+def _fill(cache: Path, selection: _Selection, report: Report) -> GuestPackages:
+    apt = _Apt(cache / f"apt{selection.suffix}", selection.architecture)
     report("reading the package lists")
     apt.update()
-    kernel_package = _kernel_package(apt)
-    names = (kernel_package, *PLAIN_PACKAGES, *(name for name in OPTIONAL_PACKAGES if apt.show(name)))
+    kernel_package = _kernel_package(apt, selection.kernel_meta_packages)
+    names = (kernel_package, *selection.packages, *(name for name in selection.optional_packages if apt.show(name)))
     # On the same file system as its destination, so that the rename at the end is atomic.
     with tempfile.TemporaryDirectory(prefix="unpack.", dir=cache) as scratch_name:
         scratch = Path(scratch_name)
@@ -188,24 +211,25 @@ def _fill(cache: Path, report: Report) -> GuestPackages:
             raise PackageError(f"the package {kernel_package} holds {len(kernels)} kernels in /boot; one was expected")
         release = kernels[0].name.removeprefix("vmlinuz-")
         manifest = {"layout": LAYOUT, "kernel_release": release, "packages": dict(_name_and_version(archive) for archive in archives)}
-        _manifest(scratch).write_text(json.dumps(manifest, indent=1))
-        if (cache / "root").exists():
-            (cache / "root").rename(scratch / "replaced")
-        root.rename(cache / "root")
-    packages = _cached(cache)
+        _manifest(root).write_text(json.dumps(manifest, indent=1))
+        destination = cache / f"root{selection.suffix}"
+        if destination.exists():
+            destination.rename(scratch / "replaced")
+        root.rename(destination)
+    packages = _cached(cache, selection)
     if packages is None:
         raise PackageError(f"the packages unpacked in {cache} are not complete")
     return packages
 
 
-def _kernel_package(apt: _Apt) -> str:
+def _kernel_package(apt: _Apt, meta_packages: tuple[str, ...]) -> str:
     """The package that holds the kernel itself, which the meta-package depends on."""
-    for meta in KERNEL_META_PACKAGES:
+    for meta in meta_packages:
         for dependency in re.findall(r"^Depends:(.*)$", apt.show(meta), re.MULTILINE):
             found = re.search(r"\blinux-image-[0-9][a-z0-9.+-]*", dependency)
             if found:
                 return found.group()
-    raise PackageError(f"the machine's package sources have no kernel package ({' or '.join(KERNEL_META_PACKAGES)})")
+    raise PackageError(f"the machine's package sources have no kernel package ({' or '.join(meta_packages)})")
 
 
 def _name_and_version(archive: Path) -> tuple[str, str]:
@@ -229,9 +253,11 @@ def _last_line(text: str) -> str:
 
 
 class _Apt:
-    """apt with state and cache of its own under ``directory``, and the machine's configuration and sources."""
+    """apt with state and cache of its own under ``directory``, and the machine's configuration and sources.
 
-    def __init__(self, directory: Path) -> None:
+    ``architecture`` is that of all packages; dpkg is never asked, so it need not know it."""
+
+    def __init__(self, directory: Path, architecture: str = "amd64") -> None:
         for program in ("apt-get", "apt-cache", "dpkg-deb"):
             if shutil.which(program) is None:
                 raise PackageError(f"{program} not found: guest packages can only be fetched on Debian, Ubuntu and their like")
@@ -245,17 +271,23 @@ class _Apt:
             "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
             f'Dir::State "{directory}/state";\nDir::State::lists "{self._lists}";\nDir::State::status "/dev/null";\n'
             f'Dir::Cache "{directory}/cache";\nDir::Cache::archives "{directory}/cache/archives";\nDebug::NoLocking "true";\n'
-            'APT::Sandbox::User "root";\nAPT::Architecture "amd64";\nAPT::Architectures { "amd64"; };\n'
+            f'APT::Sandbox::User "root";\nAPT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n'
             'Acquire::Languages "none";\nAcquire::Retries "3";\nAPT::Get::List-Cleanup "true";\n'
         )
 
     def update(self) -> None:
-        """Fetch the package lists, unless young ones are there. Raises PackageError when there are none at all in the end."""
+        """Fetch the package lists, unless young ones are there. Raises PackageError when there are none at all in the end: with some, it
+        turns out when packages are asked for whether they are enough."""
         with contextlib.suppress(FileNotFoundError):
             if time.time() - self._updated.stat().st_mtime < LISTS_LIFETIME:
                 return
-        self._run("apt-get", "update", "--error-on=any", failure="cannot fetch the package lists")
-        self._updated.touch()
+        try:
+            self._run("apt-get", "update", "--error-on=any", failure="cannot fetch the package lists")
+        except PackageError:
+            if not any(self._lists.glob("*_Packages*")):
+                raise
+        else:
+            self._updated.touch()
 
     def show(self, name: str) -> str:
         """The control record of the newest version of a package, or an empty string."""

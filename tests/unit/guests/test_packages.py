@@ -69,7 +69,7 @@ def test_several_at_once_fill_the_cache_once(tmp_path: Path, monkeypatch: pytest
     """Real processes' worth of callers: flock is per open file, so threads with files of their own contend in the same way."""
     fills = []
 
-    def fill(cache: Path, report: packages.Report) -> GuestPackages:
+    def fill(cache: Path, selection: object, report: packages.Report) -> GuestPackages:
         fills.append(cache)
         boot = cache / "root" / "boot"
         boot.mkdir(parents=True)
