@@ -245,7 +245,7 @@ class NetworkRings(Backend):
                 (network_guest.gso(octets.getrandbits(16), octets.choice((1, 2, 0))), network_guest.extra(octets.randrange(4)))
             )
         size = octets.choice((60, 60, 14, 13, 1514, 100, 1, 0))
-        flags = octets.choice((0, 0, 0, 0, 4, 4, 8, 2, 1))
+        flags = octets.choice((*[0] * 60, 4, 4, 8, 2, 1))
         offset = octets.choice((0, 0, 8, 2048))
         if octets.random() < 0.02:
             size, flags, offset = octets.choice((4096, 4097, 65535)), octets.getrandbits(16), octets.choice((0, 4095, 4096, 65535))
