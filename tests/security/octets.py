@@ -73,4 +73,5 @@ class _Shown(Octets):
     """Shown in hypothesis's report as it can be typed in again."""
 
     def __repr__(self) -> str:
-        return f"Octets({self._octets!r})"
+        shown = self._octets.rstrip(b"\0")
+        return f"Octets({shown!r}.ljust({len(self._octets)}, b'\\0'))"

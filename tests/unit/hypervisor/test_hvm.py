@@ -18,6 +18,7 @@ from tests.unit.hypervisor.hvm_guest import PAGE, SmallHvmDomain
 from tests.unit.hypervisor.machine import SmallDomain
 
 HOLE = 0x40000000
+APIC_VERSION = local_apic.BASE_ADDRESS + local_apic.VERSION
 
 
 @pytest.fixture
@@ -411,3 +412,15 @@ def test_interrupts_to_itself_without_end(machine: Hypervisor) -> None:
     hvm.dom0.unpause_domain(hvm.domid)
     hvm.dom0.pause_domain(hvm.domid)
     assert not hvm.dom0.domain_info(hvm.domid).shutdown
+
+
+@pytest.mark.parametrize(
+    "load",
+    [b"\xa1" + struct.pack("<I", APIC_VERSION), b"\x8b\x04\x65" + struct.pack("<I", APIC_VERSION), b"\x8b\x84\x60" + struct.pack("<I", 0)],
+    ids=["moffs", "a SIB octet with neither base nor index", "a SIB octet without an index"],
+)
+def test_operands_in_the_local_apic(hvm: SmallHvmDomain, load: bytes) -> None:
+    """EAX is the register's address, and then what is read there; HLT ends the domain."""
+    code = b"\xb8" + struct.pack("<I", APIC_VERSION) + load + b"\xa3" + struct.pack("<I", 0x2000) + b"\xfa\xf4"
+    assert "HLT" in hvm.run(code).crash_cause
+    assert hvm.get("I", 0x2000) == (local_apic.VERSION_VALUE,)

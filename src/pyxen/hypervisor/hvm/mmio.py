@@ -48,6 +48,8 @@ def _registers() -> dict[str, tuple[str, int]]:
 
 _REGISTERS = _registers()
 _SEGMENTS = {x86.X86_REG_FS: 4, x86.X86_REG_GS: 5, x86.X86_REG_CS: 1, x86.X86_REG_SS: 2, x86.X86_REG_DS: 3, x86.X86_REG_ES: 0}
+#: A SIB octet without an index is decoded as one with these.
+_NO_INDEX = (x86.X86_REG_INVALID, x86.X86_REG_EIZ, x86.X86_REG_RIZ)
 _DECODERS: dict[int, capstone.Cs] = {}
 
 
@@ -176,10 +178,9 @@ class _Access:
             address += self._register(name(memory.base), 8)
             if name(memory.base) in ("rip", "eip"):
                 address += self._instruction.size
-        if memory.index:
+        if memory.index not in _NO_INDEX:
             address += self._register(name(memory.index), 8) * memory.scale
-        if self._instruction.addr_size == 4:
-            address &= 0xFFFFFFFF
+        address &= (1 << 8 * int(self._instruction.addr_size)) - 1
         segment = _SEGMENTS.get(memory.segment, 3)
         if not _is_64_bit(self._vcpu) or segment >= 4:
             address += self._state.segs[segment].base
