@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -281,6 +282,14 @@ def test_xl_block_commands(boot_with_disks: BootLinux, image: Path, tmp_path: Pa
     guest = boot_with_disks(name="blocks")
     xl("block-attach", "blocks", "disk.img", "raw", "xvda", "w", cwd=tmp_path)
     until(lambda: sizes(guest) == {"xvda": 4096})
+    shown = json.loads(xl("-N", "block-attach", "blocks", "other.img", "raw", "xvdb", "r", cwd=tmp_path).removeprefix("disk:"))
+    assert shown == {
+        "pdev_path": str(tmp_path / "other.img"),
+        "vdev": "xvdb",
+        "backend": "phy",
+        "format": "raw",
+        "discard_enable": "True",
+    }
     header, row = xl("block-list", "blocks").splitlines()
     assert header.split() == ["Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"]
     assert row.split()[:4] == ["51712", "0", str(guest.domain.domid), "4"]

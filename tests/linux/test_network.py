@@ -4,7 +4,10 @@ All traffic is on the loopback or inside the host process."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import json
 import os
 import socket
 import struct
@@ -38,12 +41,16 @@ pytestmark = pytest.mark.timeout(1500 if LONG else 300)
 
 MIB = 1 << 20
 CONNECTED = 4
+IPV6_ROUTES = Path("/proc/net/ipv6_route")
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.fixture(scope="session")
-def ramdisk(guest_packages: GuestPackages) -> Path:
+def ramdisk(guest_packages: GuestPackages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fetch_tool("passt")
-    return network_ramdisk(guest_packages)
+    echo = tmp_path_factory.mktemp("programs") / "udp_echo"
+    subprocess.run(["gcc", "-O2", "-static", "-s", "-o", echo, PROGRAMS / "udp_echo.c"], check=True)
+    return network_ramdisk(guest_packages, udp_echo=echo.read_bytes())
 
 
 @pytest.fixture
@@ -110,6 +117,63 @@ def test_forwarded_ports_reach_into_the_guest(boot: BootLinux) -> None:
     assert hashlib.md5(body, usedforsecurity=False).hexdigest() == guest.run("md5sum /tmp/www/x").split()[0]
 
 
+def echoed(address: tuple[str, int], data: bytes) -> bytes:
+    """What comes back for a datagram; the first one may get lost, while the guest's router looks for it."""
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        for _ in range(10):
+            client.sendto(data, address)
+            with contextlib.suppress(TimeoutError):
+                return client.recv(65536)
+    raise AssertionError(f"nothing came back from {address}")
+
+
+def test_udp_is_forwarded(boot: BootLinux) -> None:
+    port = free_port()
+    guest = boot(vif=[f"forward=udp/{port}:7"])
+    lease(guest)
+    guest.run("udp_echo 7 & :")
+    for size in (1, 1400, 9000):
+        data = os.urandom(size)
+        assert echoed(("127.0.0.1", port), data) == data
+    with socket.socket() as tcp:  # a UDP forward is none of TCP
+        assert tcp.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def test_forwards_by_ipv6(boot: BootLinux) -> None:
+    if not any(line.startswith("0" * 32 + " 00") and not line.rstrip().endswith(" lo") for line in IPV6_ROUTES.read_text().splitlines()):
+        pytest.skip("passt gives guests IPv6 only if this machine has a default route for it")
+    tcp_port, udp_port = free_port(), free_port()
+    guest = boot(vif=[f"forward=[::1]/{tcp_port}:80,forward=udp/::1/{udp_port}:7"])
+    guest.run("for i in $(seq 30); do ip -6 addr show dev eth0 scope global | grep -v tentative | grep inet6 && break; sleep 1; done", 60)
+    guest.run("mkdir /tmp/www; echo by six >/tmp/www/x; httpd -p 80 -h /tmp/www; udp_echo 7 & :")
+    data = os.urandom(1200)
+    assert echoed(("::1", udp_port), data) == data
+    with socket.create_connection(("::1", tcp_port), 20) as connection:
+        connection.settimeout(20)
+        connection.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+        assert b"".join(iter(lambda: connection.recv(65536), b"")).endswith(b"\r\n\r\nby six\n")
+
+
+@pytest.mark.parametrize("kind", ["pv", "pvh"])
+def test_a_queue_for_each_vcpu(boot: BootLinux, web_server: tuple[Path, int], kind: str) -> None:
+    folder, port = web_server
+    contents = [os.urandom(2 * MIB) for _ in range(4)]
+    for number, content in enumerate(contents):
+        (folder / f"file{number}").write_bytes(content)
+    guest = boot(vcpus=2, type=kind)
+    lease(guest)
+    assert guest.run("ls /sys/class/net/eth0/queues").split() == ["rx-0", "rx-1", "tx-0", "tx-1"]
+    fetch = f"wget -q -O - http://10.0.2.2:{port}/file$i | md5sum >/tmp/sum$i &"
+    guest.run(f"for r in 1 2 3; do for i in 0 1 2 3; do {fetch} done; wait; done; cat /tmp/sum?", 90)
+    sums = guest.run("cat /tmp/sum?").split()[::2]
+    assert sums == [hashlib.md5(content, usedforsecurity=False).hexdigest() for content in contents]
+    interrupts = [line.split() for line in guest.run("grep vif0-q /proc/interrupts").splitlines()]
+    counts = {fields[-1]: sum(int(field) for field in fields[1:] if field.isdigit()) for fields in interrupts}
+    assert set(counts) == {f"vif0-q{queue}-{side}" for queue in (0, 1) for side in ("tx", "rx")}
+    assert counts["vif0-q0-rx"] and counts["vif0-q1-rx"], counts
+
+
 def test_two_domains_talk_over_a_switch(boot: BootLinux) -> None:
     first = boot(name="first", vif=["bridge=lab"])
     second = boot(name="second", vif=["bridge=lab"])
@@ -146,6 +210,12 @@ def test_xl_network_commands(boot: BootLinux) -> None:
     guest = boot(name="net", vif=[])
     xl("network-attach", "net", "mac=00:16:3e:aa:bb:cc", "bridge=lab", "rate=10Mb/s")
     until(lambda: "eth0" in links(guest))
+    assert json.loads(xl("-N", "network-attach", "net", "bridge=lab", "rate=1MB/s@20ms", "devid=3").removeprefix("vif:")) == {
+        "devid": 3,
+        "bridge": "lab",
+        "rate_bytes_per_interval": 20000,
+        "rate_interval_usecs": 20000,
+    }
     header, row = xl("network-list", "net").splitlines()
     assert header.split() == ["Idx", "BE", "Mac", "Addr.", "handle", "state", "evt-ch", "tx-/rx-ring-ref", "BE-path"]
     path = f"/local/domain/0/backend/vif/{guest.domain.domid}/0"

@@ -189,6 +189,7 @@ COMMANDS: tuple[Command, ...] = (
         "Give a running domain a network interface, as an entry of vif= says",
         network.network_attach,
         modifies=True,
+        can_dry_run=True,
     ),
     Command("network-list", _DEVICE, "<Domain> [<Domain> ...]", "List the network interfaces of domains", network.network_list),
     Command(
@@ -208,6 +209,7 @@ COMMANDS: tuple[Command, ...] = (
         "Give a running domain a disk, as an entry of disk= says",
         block.block_attach,
         modifies=True,
+        can_dry_run=True,
     ),
     Command("block-list", _DEVICE, "<Domain> [<Domain> ...]", "List the disks of domains", block.block_list),
     Command(

@@ -14,6 +14,7 @@ from pyxen.backends.network_frame import Frame, completed
 from pyxen.backends.xenbus import BackendBus
 from pyxen.host import protocol as p
 from pyxen.host.control_server import MethodTable
+from pyxen.toolstack import libxl_json
 from pyxen.toolstack.configuration.vif import VifSpecification
 from pyxen.toolstack.lifecycle import Toolstack
 
@@ -35,17 +36,27 @@ class NetworkService:
     def register(self, table: MethodTable) -> None:
         """Enter every method into the table."""
         table.call(p.NETWORK_ATTACH, self._attach)
+        table.call(p.NETWORK_CHECK, self._check)
         table.call(p.NETWORK_DETACH, self._detach)
         table.call(p.NETWORK_LIST, self._list)
         table.stream(p.NETWORK_CAPTURE, self._capture)
 
-    async def _attach(self, request: p.NetworkAttachRequest) -> p.Nothing:
+    @staticmethod
+    def _interface(request: p.NetworkAttachRequest) -> VifSpecification:
         try:
-            vif = VifSpecification.parse(request.specification)
+            return VifSpecification.parse(request.specification)
         except ValueError as error:
             raise p.HostError(f"vif {request.specification!a}: {error}", p.ErrorKind.INVALID) from None
-        await self._toolstack.attach_interface(request.domid, vif)
+
+    async def _attach(self, request: p.NetworkAttachRequest) -> p.Nothing:
+        await self._toolstack.attach_interface(request.domid, self._interface(request))
         return p.Nothing()
+
+    async def _check(self, request: p.NetworkAttachRequest) -> p.CheckedDevice:
+        vif = self._interface(request)
+        if vif.unsupported():
+            raise p.HostError(f"vif: {vif.unsupported()}", p.ErrorKind.INVALID)
+        return p.CheckedDevice(libxl_json.interface_configuration(vif))
 
     async def _detach(self, request: p.NetworkDetachRequest) -> p.Nothing:
         await self._toolstack.detach_interface(request.domid, request.interface, force=request.force)

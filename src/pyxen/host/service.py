@@ -91,6 +91,7 @@ class HostService:
         table.stream(p.CONSOLE_ATTACH, self._console_attach)
         table.call(p.CONSOLE_WRITE, self._console_write)
         table.call(p.BLOCK_ATTACH, self._block_attach)
+        table.call(p.BLOCK_CHECK, self._block_check)
         table.call(p.BLOCK_DETACH, self._block_detach)
         table.call(p.BLOCK_MEDIUM, self._block_medium)
         table.call(p.BLOCK_LIST, self._block_list)
@@ -304,14 +305,23 @@ class HostService:
         return p.Nothing()
 
     # -- disks --------------------------------------------------------------------------------------------------------------
-    async def _block_attach(self, request: p.BlockAttachRequest) -> p.Nothing:
+    @staticmethod
+    def _disk(request: p.BlockAttachRequest) -> DiskSpecification:
         try:
             disk = DiskSpecification.parse(request.specification)
         except ValueError as error:
             raise p.HostError(f"disk {request.specification!a}: {error}", p.ErrorKind.INVALID) from None
-        target = absolute_path(disk.target, request.working_directory)
-        await self._toolstack.attach_disk(request.domid, dataclasses.replace(disk, target=target))
+        return dataclasses.replace(disk, target=absolute_path(disk.target, request.working_directory))
+
+    async def _block_attach(self, request: p.BlockAttachRequest) -> p.Nothing:
+        await self._toolstack.attach_disk(request.domid, self._disk(request))
         return p.Nothing()
+
+    async def _block_check(self, request: p.BlockAttachRequest) -> p.CheckedDevice:
+        disk = self._disk(request)
+        if disk.unsupported():
+            raise p.HostError(f"disk {disk.vdev}: {disk.unsupported()}", p.ErrorKind.INVALID)
+        return p.CheckedDevice(libxl_json.disk_configuration(disk))
 
     async def _block_detach(self, request: p.BlockDetachRequest) -> p.Nothing:
         await self._toolstack.detach_disk(request.domid, request.vdev, force=request.force)

@@ -14,9 +14,9 @@ def domain_configuration(config: DomainConfig, uuid: str) -> dict[str, Any]:
     """``libxl_domain_config`` as libxl prints it: without what has libxl's own default. Memory in KiB."""
     result: dict[str, Any] = {"c_info": _creation(config, uuid), "b_info": _build(config)}
     if config.disk:
-        result["disks"] = [_disk(disk) for disk in config.disk]
+        result["disks"] = [disk_configuration(disk) for disk in config.disk]
     if config.vif:
-        result["nics"] = [_interface(vif) for vif in config.vif]
+        result["nics"] = [interface_configuration(vif) for vif in config.vif]
     for event in ("poweroff", "reboot", "watchdog", "crash", "soft_reset"):
         result[f"on_{event}"] = str(getattr(config, f"on_{event}")).replace("-", "_")
     return result
@@ -29,7 +29,8 @@ def _creation(config: DomainConfig, uuid: str) -> dict[str, Any]:
     return result
 
 
-def _disk(disk: DiskSpecification) -> dict[str, Any]:
+def disk_configuration(disk: DiskSpecification) -> dict[str, Any]:
+    """``libxl_device_disk``."""
     result: dict[str, Any] = {"pdev_path": disk.target, "vdev": disk.vdev, "backend": disk.backendtype or "phy", "format": disk.format}
     if disk.cdrom:
         result |= {"removable": 1, "is_cdrom": 1}
@@ -39,7 +40,8 @@ def _disk(disk: DiskSpecification) -> dict[str, Any]:
     return result
 
 
-def _interface(vif: VifSpecification) -> dict[str, Any]:
+def interface_configuration(vif: VifSpecification) -> dict[str, Any]:
+    """``libxl_device_nic``."""
     result: dict[str, Any] = {"devid": vif.devid} if vif.devid >= 0 else {}
     for name, value in (("mtu", vif.mtu), ("mac", vif.mac), ("ip", vif.ip), ("bridge", vif.bridge), ("ifname", vif.vifname)):
         if value:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from pyxen.cli.command import Context, parse_options
-from pyxen.cli.failures import EXIT_FAILURE, EXIT_SUCCESS, CommandFailed
+from pyxen.cli.failures import EXIT_SUCCESS, CommandFailed
+from pyxen.cli.xl_commands.each_domain import each_domain
 from pyxen.host.protocol import (
     BLOCK_ATTACH,
+    BLOCK_CHECK,
     BLOCK_DETACH,
     BLOCK_LIST,
     BLOCK_MEDIUM,
@@ -16,6 +19,7 @@ from pyxen.host.protocol import (
     DomainId,
     HostError,
     MediumRequest,
+    ResolvedDomain,
 )
 
 _LIST_FORMAT = "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}"
@@ -25,7 +29,11 @@ def block_attach(context: Context, arguments: list[str]) -> int:
     """Hot-plug a disk. The specification may come in several arguments, which commas join."""
     _, rest = parse_options(arguments, required=2)
     domain = context.resolve(rest[0])
-    context.client.call(BLOCK_ATTACH, BlockAttachRequest(domain.domid, ",".join(rest[1:]), os.getcwd()))
+    request = BlockAttachRequest(domain.domid, ",".join(rest[1:]), os.getcwd())
+    if context.dry_run:
+        print(f"disk: {json.dumps(context.client.call(BLOCK_CHECK, request).libxl, indent=4)}")
+        return EXIT_SUCCESS
+    context.client.call(BLOCK_ATTACH, request)
     return EXIT_SUCCESS
 
 
@@ -60,18 +68,13 @@ def _change_medium(context: Context, identifier: str, vdev: str, target: str) ->
 
 
 def block_list(context: Context, arguments: list[str]) -> int:
-    """The disks of some domains. One that is not there does not keep the others from being shown."""
+    """The disks of some domains."""
     _, rest = parse_options(arguments, required=1)
     print(_LIST_FORMAT.format("Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"))
-    status = EXIT_SUCCESS
-    for identifier in rest:
-        try:
-            domain = context.resolve(identifier)
-        except CommandFailed as error:
-            context.message(str(error))
-            status = EXIT_FAILURE
-            continue
+
+    def show(domain: ResolvedDomain) -> None:
         for disk in context.client.call(BLOCK_LIST, DomainId(domain.domid)).devices:
             row = (disk.devid, 0, domain.domid, disk.state, disk.event_channel, disk.ring_reference, disk.backend_path)
             print(_LIST_FORMAT.format(*row))
-    return status
+
+    return each_domain(context, rest, show)

@@ -35,9 +35,10 @@ _NAMES = {
     "common": "DomainId ErrorKind HostError MAX_LINE_BYTES Method Nothing OptionalDomainId Progress StreamMethod Text",
     "console": "CONSOLE_ATTACH CONSOLE_PATH CONSOLE_WRITE ConsoleAccepted ConsoleAttachRequest ConsoleInput ConsoleOutput ConsolePath",
     "devices": (
-        "BACKEND_RESTART BLOCK_ATTACH BLOCK_DETACH BLOCK_LIST BLOCK_MEDIUM BackendRestartRequest BlockAttachRequest "
-        "BlockDetachRequest BlockDevice BlockDeviceList CapturedData MediumRequest NETWORK_ATTACH NETWORK_CAPTURE NETWORK_DETACH "
-        "NETWORK_LIST NetworkAttachRequest NetworkCaptureRequest NetworkDetachRequest NetworkInterface NetworkInterfaceList"
+        "BACKEND_RESTART BLOCK_ATTACH BLOCK_CHECK BLOCK_DETACH BLOCK_LIST BLOCK_MEDIUM BackendRestartRequest BlockAttachRequest "
+        "BlockDetachRequest BlockDevice BlockDeviceList CapturedData CheckedDevice MediumRequest NETWORK_ATTACH NETWORK_CAPTURE "
+        "NETWORK_CHECK NETWORK_DETACH NETWORK_LIST NetworkAttachRequest NetworkCaptureRequest NetworkDetachRequest NetworkInterface "
+        "NetworkInterfaceList"
     ),
     "domains": (
         "CONFIG_CHECK CheckedConfig ConfigText ConfigUpdateRequest CreateRequest CreatedDomain DOMAIN_CONFIG DOMAIN_CONFIG_UPDATE "

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pyxen.host.protocol.common import DomainId, Method, Nothing, StreamMethod
+
+
+@dataclass(frozen=True)
+class CheckedDevice:
+    """A device's specification, understood."""
+
+    libxl: dict[str, Any]  #: as libxl's JSON has it
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,10 @@ class NetworkInterfaceList:
 BLOCK_ATTACH = Method("block.attach", BlockAttachRequest, Nothing)
 
 
+#: What ``BLOCK_ATTACH`` would attach; nothing is.
+BLOCK_CHECK = Method("block.check", BlockAttachRequest, CheckedDevice)
+
+
 #: Answers when the guest has given the disk back.
 BLOCK_DETACH = Method("block.detach", BlockDetachRequest, Nothing)
 
@@ -145,6 +157,10 @@ BACKEND_RESTART = Method("backend.restart", BackendRestartRequest, Nothing)
 
 #: Answers when the backend has the interface (not when the guest has found it).
 NETWORK_ATTACH = Method("network.attach", NetworkAttachRequest, Nothing)
+
+
+#: What ``NETWORK_ATTACH`` would attach; nothing is.
+NETWORK_CHECK = Method("network.check", NetworkAttachRequest, CheckedDevice)
 
 
 #: Answers when the guest has given the interface back.

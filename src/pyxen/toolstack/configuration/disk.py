@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pyxen.toolstack.devices.vdev import device_number
+
 #: The last two before "empty" are not Xen's.
 _FORMATS = ("raw", "qcow", "qcow2", "vhd", "qed", "vhdx", "vmdk", "empty")
 _BACKEND_TYPES = ("phy", "qdisk", "tap", "standalone")
 _ACCESS = {"r": False, "ro": False, "w": True, "rw": True, "w!": True}
 _DEVTYPES = ("cdrom", "disk")
 
-_VDEV = re.compile(r"(?:xvd[a-z]{1,3}|hd[a-z]|sd[a-z]{1,2}|d[0-9]+p|)[0-9]{0,4}|d[0-9]+p[0-9]+|0x[0-9a-f]{1,8}", re.IGNORECASE)
 _SCRIPTS = ("iscsi", "nbd", "enbd", "drbd")
 _PREFIX = re.compile(r"(raw|qcow2?|vhd|iscsi|nbd|enbd|drbd|tapdisk|tap2?|aio|ioemu|file|phy):")
 #: ",hdc:cdrom,r": xend's way to write an empty drive.
@@ -19,6 +20,8 @@ _EMPTY_CDROM = re.compile(r",(?=[^,=:]+:cdrom(?:,|$))")
 _PARAMETER = re.compile(r"([a-z][a-z0-9_-]*)=(.*)", re.DOTALL)
 _POSITIONAL = ("target", "format", "vdev", "access")
 _NAMED = ("format", "vdev", "access", "devtype", "backend", "backendtype", "script", "specification")
+_COLO = ("colo-host", "colo-port", "colo-export", "active-disk", "hidden-disk")
+_NO_COLO = "COLO is not supported"
 _FLAGS = {
     "cdrom": ("devtype", "cdrom"),
     "disk": ("devtype", "disk"),
@@ -65,6 +68,8 @@ class DiskSpecification:
             return f"a backend in the domain {self.backend} is not supported yet"
         if self.specification != "xen":
             return f"the specification {self.specification} is not supported; use specification=xen"
+        if self.backendtype == "phy" and self.format not in ("raw", "empty"):
+            return f"backendtype phy is for raw images; leave it out for the format {self.format}"
         if self.backendtype == "standalone":
             return "the backendtype standalone is not supported; use phy"
         return ""
@@ -109,14 +114,16 @@ class _Parser:
             self._named(match[1], match[2])
         elif parameter in _FLAGS:
             self._set(*_FLAGS[parameter])
+        elif parameter == "colo":
+            raise ValueError(_NO_COLO)
         elif parameter or comma:
             self._positional(parameter)
         return after if comma else None
 
     def _named(self, key: str, value: str) -> None:
+        if key in _COLO:
+            raise ValueError(_NO_COLO)
         if key not in _NAMED:
-            if key.startswith("colo") or key in ("active-disk", "hidden-disk"):
-                raise ValueError("COLO is not supported")
             raise ValueError(f"unknown parameter `{key}'")
         self._set(key, value)
 
@@ -164,8 +171,7 @@ class _Parser:
         vdev = given.get("vdev") or ""
         if not vdev:
             raise ValueError("no vdev is given (such as xvda)")
-        if not _VDEV.fullmatch(vdev):
-            raise ValueError(f'"{vdev}" is not a virtual device such as xvda, hda or sda')
+        device_number(vdev)
         target = given.get("target") or ""
         if not target and not cdrom and format_ != "empty":
             raise ValueError("no target is given")

@@ -9,7 +9,7 @@ from typing import Any
 
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(?::[0-9a-fA-F]{1,2}){5}")
 _RATE = re.compile(r"([0-9]{1,15})([GMK]?)([Bb])/s(?:@([0-9]{1,12})(ms|us|s)?)?")
-_FORWARD = re.compile(r"(?:(tcp|udp)/)?(?:([0-9.]{7,15})/)?([0-9]{1,5})(?::([0-9]{1,5}))?")
+_FORWARD = re.compile(r"(?:(tcp|udp)/)?(?:(\[?)([0-9a-fA-F:.]{2,45})(\]?)/)?([0-9]{1,5})(?::([0-9]{1,5}))?")
 _FACTORS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 _MICROSECONDS = {"us": 1, "ms": 1000, "s": 1000000, None: 1}
 #: Keys that only HVM guests' emulated cards and COLO use: accepted and kept out.
@@ -95,10 +95,10 @@ def _read_forward(text: str) -> str:
 
     Raises ``ValueError``."""
     match = _FORWARD.fullmatch(text)
-    if match is None:
+    if match is None or bool(match[2]) != bool(match[4]):
         raise ValueError(f'forward "{text}" is not of the form [tcp/|udp/][ADDRESS/]PORT[:GUEST-PORT]')
-    address = str(ipaddress.IPv4Address(match[2] or "127.0.0.1"))
-    port, guest_port = int(match[3]), int(match[4] or match[3])
+    address = str(ipaddress.ip_address(match[3] or "127.0.0.1"))
+    port, guest_port = int(match[5]), int(match[6] or match[5])
     if not 0 < port < 65536 or not 0 < guest_port < 65536:
         raise ValueError(f'forward "{text}": ports are 1 to 65535')
     return f"{match[1] or 'tcp'}/{address}/{port}:{guest_port}"
