@@ -1,11 +1,14 @@
 # Every target does its whole set-up: nothing is needed but Debian 12 (or alike) with gcc, make and python3-venv, and no root.
 #   make demo    boot Debian's kernel as a paravirtualised domain to a shell (Ctrl-] leaves the console)
 #   make test    static checks and the whole test suite
-#   make bench   boot time and the guest's benchmarks, beside the figures of other ways to run a Xen guest
+#   make bench   boot time, the guest's benchmarks and single operations, beside the figures of other ways to run a Xen guest; writes
+#                benchmarks/results.json and docs/benchmarks.svg
+#   make bench-peer    the same guests on QEMU without Xen beside ours, with ratios (needs qemu-system-x86)
+#   make bench-check   measure what SPECIFICATION.md promises; fails when a promise is broken
 #   make wheel   dist/pyxen-*.whl with the native engine inside
 #   make lint    the static checks alone
 #   make clean   remove what the targets made in this tree (the cache in ~/.cache/pyxen stays)
-# Variables: PYTHON (at least 3.11), PYTEST_ARGS, BENCH_ARGS, PYXEN_CACHE_DIR.
+# Variables: PYTHON (at least 3.11), PYTEST_ARGS, BENCH_ARGS, CHECK_ARGS, PYXEN_CACHE_DIR.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 BUILD_INPUTS := pyproject.toml $(wildcard setup.py) $(shell find native -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: demo test bench wheel lint clean guests
+.PHONY: demo test bench bench-peer bench-check wheel lint clean guests
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED) guests
@@ -23,7 +26,13 @@ test: lint guests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(INSTALLED) guests
-	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/run.py --json benchmarks/results.json --plot docs/benchmarks.svg $(BENCH_ARGS)
+
+bench-peer: $(INSTALLED) guests
+	$(BIN)/python benchmarks/run.py --peer $(BENCH_ARGS)
+
+bench-check: $(INSTALLED) guests
+	$(BIN)/python benchmarks/check.py $(CHECK_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import qemu
+from bench_host import WIDTH, Bench, bench_host
 from guest_image import Rate, bench_ramdisk
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from pyxen.guests.packages import GuestPackages, fetch
-
-if TYPE_CHECKING:
-    from run import Bench
 
 
 class Measure(Protocol):
@@ -39,8 +37,6 @@ def comparison_table(title: str, rates: dict[str, Rate], qemu_rates: dict[str, R
 
 def run_alone(title: str, measure: Measure) -> None:
     """A benchmark's own command line: [SECONDS]."""
-    from run import WIDTH, bench_host
-
     packages = fetch()
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
     with bench_host(packages.kernel, bench_ramdisk(packages)) as bench:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 import pexpect
 import qemu
+from bench_host import Bench
 from comparison import run_alone
 from guest_image import VIRTIO_MODULES, Rate, disk_ramdisk, parse
 
 from pyxen.guests.packages import GuestPackages
-
-if TYPE_CHECKING:
-    from run import Bench
 
 PROMPT = "guest# "
 IMAGE_MIB = 256

@@ -6,17 +6,14 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pexpect
 import qemu
+from bench_host import Bench
 from comparison import run_alone
 from guest_image import NETWORK_MODULES, Rate, compile_program, network_ramdisk, parse
 
 from pyxen.guests.packages import GuestPackages
-
-if TYPE_CHECKING:
-    from run import Bench
 
 PROMPT = "guest# "
 TIMEOUT = 120.0

@@ -1,287 +1,188 @@
-"""``make bench``: boot time, work in the guest, and what idle guests cost, printed beside the peers' figures.
+"""``make bench``: boot time, work in the guest, single operations, disks, networks, idle guests, beside the peers' figures.
 
-Every guest is started as a user starts it, by ``xl create`` from a configuration file.
+A part that fails is reported, and the others go on; the exit status tells. ``make bench-peer`` runs the parts that QEMU TCG without Xen
+can run too, and prints ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import shutil
+import platform
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import boot
 import disk
+import idle
+import micro
 import network
 import pexpect
+import plot
 import qemu
 import smp
+import work
+from bench_host import BOOT_TIMEOUT, PROMPT, WIDTH, Bench, bench_host
 from comparison import comparison_table
-from guest_image import Rate, bench_ramdisk, parse
-from peer import BARE_QEMU, XEN_IN_QEMU
-from rich.box import SIMPLE_HEAD
+from guest_image import Rate, bench_ramdisk
 from rich.console import Console
-from rich.table import Table
 
 from pyxen.guests.packages import GuestPackages, PackageError, fetch
+from pyxen.host.protocol import HostError
 
-PROMPT = "guest# "
-BOOT_TIMEOUT = 180.0
-IDLE_SECONDS = 10.0
-IDLE_MEMORY_MB = 96
-#: Of the tables when they do not go to a terminal.
-WIDTH = 120
-#: After the prompt a guest still has work of its start to do.
-SETTLE_SECONDS = 5.0
-TICKS = os.sysconf("SC_CLK_TCK")
+#: What may go wrong in a part without being the end of the others.
+_FAILURES = (subprocess.SubprocessError, ValueError, KeyError, OSError, HostError, TimeoutError, pexpect.ExceptionPexpect)
 
 
-@dataclass(frozen=True)
-class Idle:
-    """What guests cost that sit at their prompt."""
+class Run:
+    """One run of some of the parts. ``result`` is what it measured; a part that failed is in its ``failed``."""
 
-    guests: int
-    memory_overhead_mib: float  #: per guest, beyond the guest's own RAM
-    cpu_percent: float  #: of one core, per guest
-
-
-class Bench:
-    """``xl`` and ``pyxen`` of this environment, with a host of their own."""
-
-    def __init__(self, directory: Path, kernel: Path, ramdisk: Path) -> None:
-        self._directory = directory
-        self._kernel = kernel
+    def __init__(self, options: argparse.Namespace, packages: GuestPackages, bench: Bench, ramdisk: Path, console: Console) -> None:
+        self._options = options
+        self._packages = packages
+        self._bench = bench
         self._ramdisk = ramdisk
-        self._environment = os.environ | {"PYXEN_RUNTIME_DIR": str(directory / "run")}
-        self._programs = Path(sys.executable).parent
+        self._console = console
+        self._compare = qemu.available() and not options.no_qemu
+        self.result: dict[str, Any] = {"kernel": packages.kernel_release, "machine": _machine(), "failed": {}}
 
-    def create(
-        self,
-        name: str,
-        memory_mb: int,
-        switches: str = "",
-        *,
-        ramdisk: Path | None = None,
-        keys: str = "",
-        vcpus: int = 1,
-        kind: str = "pv",
-    ) -> pexpect.spawn[str]:
-        """Start ``xl create -c`` and return its terminal. ``keys``: more lines of the configuration."""
-        configuration = self._directory / f"{name}.cfg"
-        configuration.write_text(
-            f'name = "{name}"\ntype = "{kind}"\nkernel = "{self._kernel}"\nramdisk = "{ramdisk or self._ramdisk}"\n'
-            f"memory = {memory_mb}\nvcpus = {vcpus}\n"
-            f'extra = "console=hvc0 quiet {switches}"\non_poweroff = "destroy"\non_crash = "destroy"\n{keys}\n'
-        )
-        arguments = ["create", "-c", str(configuration)]
-        program = str(self._programs / "xl")
-        return pexpect.spawn(
-            program, arguments, env=self._environment, timeout=BOOT_TIMEOUT, encoding="utf-8", codec_errors="replace", dimensions=(40, 200)
-        )
+    def run(self, parts: Iterable[str]) -> None:
+        for name in parts:
+            what, part = PARTS[name]
+            try:
+                with self._console.status(what):
+                    part(self)
+            except _FAILURES as error:
+                said = str(error.value if isinstance(error, pexpect.ExceptionPexpect) else error).strip() or type(error).__name__
+                self.result["failed"][name] = said
+                print(f"bench: {name}: {said}", file=sys.stderr)
+                self._bench.destroy_all()
 
-    def destroy(self, name: str, terminal: pexpect.spawn[str]) -> None:
-        """End a guest and its terminal."""
-        subprocess.run([self._programs / "xl", "destroy", name], env=self._environment, check=True)
-        terminal.close(force=True)
+    def boot(self) -> None:
+        measured = boot.measure(self._bench, self._options.runs)
+        self.result["boot"] = measured.as_json()
+        if self._compare:
+            times = [qemu.boot(self._packages.kernel, self._ramdisk, PROMPT, BOOT_TIMEOUT) for _ in range(self._options.runs)]
+            self.result["qemu_boot_s"] = statistics.median(times)
+        self._console.print(boot.table(measured, self.result.get("qemu_boot_s")))
+        self._console.print(boot.counters_table(measured.counters))
 
-    def stop_host(self) -> None:
-        """Stop the host with all its guests."""
-        subprocess.run([self._programs / "pyxen", "host", "stop"], env=self._environment, check=False, capture_output=True)
+    def guest(self) -> None:
+        rates = work.measure(self._bench, self._options.seconds, "pv")
+        pvh_rates = work.measure(self._bench, self._options.seconds, "pvh")
+        qemu_rates = work.measure_qemu(self._packages.kernel, self._ramdisk, self._options.seconds) if self._compare else None
+        self._console.print(work.table(rates, pvh_rates, qemu_rates))
+        self.result |= {"rates": _values(rates), "pvh_rates": _values(pvh_rates), "qemu_rates": _values(qemu_rates)}
 
-    @property
-    def directory(self) -> Path:
-        return self._directory
+    def micro(self) -> None:
+        rates = micro.measure(self._bench)
+        self._console.print(micro.table(rates))
+        self.result["micro"] = {name: vars(rate) for name, rate in rates.items()}
 
-    def boot(self, name: str, memory_mb: int = 256) -> tuple[float, pexpect.spawn[str]]:
-        """Create a guest; seconds from ``xl create`` to its prompt, and its terminal."""
-        started = time.monotonic()
-        terminal = self.create(name, memory_mb)
-        terminal.expect_exact(PROMPT)
-        return time.monotonic() - started, terminal
+    def vcpus(self) -> None:
+        speed_ups, qemu_speed_ups = smp.measure(self._bench, self._packages.kernel, self._ramdisk, with_qemu=self._compare)
+        self._console.print(smp.table(speed_ups, qemu_speed_ups))
+        self.result |= {"two_vcpus": speed_ups, "qemu_two_vcpus": qemu_speed_ups}
 
-    def host_process(self) -> Path:
-        """The host's folder in /proc."""
-        return Path("/proc") / (self._directory / "run" / "host.pid").read_text().split()[0]
+    def disks(self) -> None:
+        rates, qemu_rates = disk.measure(self._bench, self._packages, self._options.seconds, with_qemu=self._compare)
+        self._console.print(comparison_table(disk.TITLE, rates, qemu_rates))
+        self.result |= {"disk": _values(rates), "qemu_disk": _values(qemu_rates)}
 
-    def anonymous_mib(self) -> float:
-        """The host's memory without the machine memory, which is shared memory and holds the guests' RAM."""
-        fields = dict(line.split(":", 1) for line in (self.host_process() / "status").read_text().splitlines())
-        return int(fields["RssAnon"].split()[0]) / 1024
+    def networks(self) -> None:
+        rates, qemu_rates = network.measure(self._bench, self._packages, self._options.seconds, with_qemu=self._compare)
+        self._console.print(comparison_table(network.TITLE, rates, qemu_rates))
+        self.result |= {"network": _values(rates), "qemu_network": _values(qemu_rates)}
 
-    def cpu_seconds(self) -> float:
-        """CPU time that the host has used."""
-        fields = (self.host_process() / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+    def idle(self) -> None:
+        measured = idle.measure(self._bench, self._options.guests)
+        self._console.print(idle.table(measured))
+        self.result["idle"] = vars(measured)
 
 
-def measure_boot(bench: Bench, runs: int) -> tuple[float, list[float]]:
-    """Seconds to the prompt: of the first guest, which also starts the host, and of those after it."""
-    times = []
-    for number in range(runs + 1):
-        seconds, terminal = bench.boot(f"boot{number}")
-        times.append(seconds)
-        bench.destroy(f"boot{number}", terminal)
-    return times[0], times[1:]
+#: Name -> what is said while it runs, and the part, in their order.
+PARTS: dict[str, tuple[str, Callable[[Run], None]]] = {
+    "boot": ("booting guests", Run.boot),
+    "guest": ("running the benchmark programs in a guest", Run.guest),
+    "micro": ("measuring single operations", Run.micro),
+    "vcpus": ("the same work by one and by two vCPUs", Run.vcpus),
+    "disks": ("reading and writing disks", Run.disks),
+    "networks": ("sending and receiving", Run.networks),
+    "idle": ("booting guests and leaving them idle", Run.idle),
+}
+#: What QEMU TCG without Xen can run as well.
+PEER_PARTS = ("boot", "guest", "vcpus", "disks", "networks")
 
 
-def measure_guest(bench: Bench, seconds: float, kind: str) -> dict[str, Rate]:
-    """What the benchmark programs reach in a guest of this type."""
-    terminal = bench.create(f"work-{kind}", 256, f"bench=1 benchsec={seconds:g} halt=1", kind=kind)
-    terminal.timeout = BOOT_TIMEOUT + 60 * seconds
-    terminal.expect(pexpect.EOF)
-    console = str(terminal.before).replace("\r", "")
-    terminal.close()
-    return parse(console)
+def _values(rates: dict[str, Rate] | None) -> dict[str, float] | None:
+    return None if rates is None else {name: rate.value for name, rate in rates.items()}
 
 
-def measure_idle(bench: Bench, guests: int) -> Idle:
-    """Boot guests one after another, leave them alone, and look at the host process."""
-    memory_before = bench.anonymous_mib()
-    terminals = []
-    for number in range(guests):
-        terminals.append(bench.boot(f"idle{number}", IDLE_MEMORY_MB)[1])
-    time.sleep(SETTLE_SECONDS)
-    cpu_before = bench.cpu_seconds()
-    time.sleep(IDLE_SECONDS)
-    cpu = bench.cpu_seconds() - cpu_before
-    memory = bench.anonymous_mib() - memory_before
-    for number, terminal in enumerate(terminals):
-        bench.destroy(f"idle{number}", terminal)
-    return Idle(guests, memory / guests, 100 * cpu / IDLE_SECONDS / guests)
+def _machine() -> dict[str, Any]:
+    """What the figures depend on, besides pyxen."""
+    models = {line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
+    return {
+        "cpu": ", ".join(sorted(models)),
+        "cpus": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
 
 
-def boot_table(first: float, later: list[float], qemu_seconds: float | None) -> Table:
-    table = Table(title="Boot: Debian's kernel and a busybox ramdisk, 256 MB, to the shell's prompt", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", "seconds", "peer's seconds", "times as fast"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    median = statistics.median(later)
-    peer = XEN_IN_QEMU.boot
-    table.add_row(f"xl create (median of {len(later)})", f"{median:.2f}", f"{peer:.2f}", f"{peer / median:.2f}")
-    table.add_row("xl create, starts the host", f"{first:.2f}", f"{peer:.2f}", f"{peer / first:.2f}")
-    if qemu_seconds is not None:
-        table.add_row("QEMU TCG without Xen, here", f"{qemu_seconds:.2f}", f"{BARE_QEMU.boot:.2f}", f"{BARE_QEMU.boot / qemu_seconds:.2f}")
-    table.caption = f"peer: {XEN_IN_QEMU.name}; last line: {BARE_QEMU.name}; both from the development machine"
-    return table
-
-
-def guest_table(rates: dict[str, Rate], pvh_rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
-    table = Table(title="In the guest (bench.c)", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
-    others = {XEN_IN_QEMU.name: XEN_IN_QEMU.rates, BARE_QEMU.name: BARE_QEMU.rates}
-    if qemu_rates is not None:
-        others["QEMU TCG, here"] = {name: rate.value for name, rate in qemu_rates.items()}
-    for heading in ("unit", "pyxen PV", "pyxen PVH", *others):
-        table.add_column(heading, justify="right")
-    for name in XEN_IN_QEMU.rates:
-        rate = rates[name]
-        compared = (f"{_figure(other[name])} ({rate.value / other[name]:5.2f})" for other in others.values())
-        table.add_row(name, rate.unit, _figure(rate.value), _figure(pvh_rates[name].value), *compared)
-    table.caption = "in brackets: the PV rate divided by it. Not measured here: from the development machine"
-    return table
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def idle_table(idle: Idle) -> Table:
-    table = Table(title=f"{idle.guests} idle guests of {IDLE_MEMORY_MB} MB", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("per guest")
-    table.add_column("", justify="right")
-    table.add_row("memory beyond the guest's own RAM", f"{idle.memory_overhead_mib:.1f} MiB")
-    table.add_row("CPU", f"{idle.cpu_percent:.2f} % of a core")
-    return table
-
-
-@contextlib.contextmanager
-def bench_host(kernel: Path, ramdisk: Path) -> Iterator[Bench]:
-    """A bench in a folder of its own; the host is stopped and the folder removed at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="pyxen-bench-", dir="/tmp"))  # short: Unix sockets are in it
-    bench = Bench(directory, kernel, ramdisk)
-    try:
-        yield bench
-    finally:
-        bench.stop_host()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def measure(options: argparse.Namespace, packages: GuestPackages, console: Console) -> dict[str, Any]:
-    ramdisk = bench_ramdisk(packages)
-    compare = qemu.available() and not options.no_qemu
-    result: dict[str, Any] = {"kernel": packages.kernel_release}
-    with bench_host(packages.kernel, ramdisk) as bench:
-        with console.status("booting guests"):
-            first, later = measure_boot(bench, options.runs)
-        qemu_seconds = qemu.boot(packages.kernel, ramdisk, PROMPT, BOOT_TIMEOUT) if compare else None
-        console.print(boot_table(first, later, qemu_seconds))
-        result |= {"boot_with_host_start_s": first, "boot_s": later, "qemu_boot_s": qemu_seconds}
-
-        with console.status("running the benchmark programs in a guest"):
-            rates = measure_guest(bench, options.seconds, "pv")
-            pvh_rates = measure_guest(bench, options.seconds, "pvh")
-        switches = f"bench=1 benchsec={options.seconds:g} halt=1"
-        qemu_rates = parse(qemu.run(packages.kernel, ramdisk, switches, BOOT_TIMEOUT + 60 * options.seconds)) if compare else None
-        console.print(guest_table(rates, pvh_rates, qemu_rates))
-        result["rates"] = {name: rate.value for name, rate in rates.items()}
-        result["pvh_rates"] = {name: rate.value for name, rate in pvh_rates.items()}
-        result["qemu_rates"] = qemu_rates and {name: rate.value for name, rate in qemu_rates.items()}
-
-        with console.status("the same work by one and by two vCPUs"):
-            speed_ups, qemu_speed_ups = smp.measure(bench, packages.kernel, ramdisk, with_qemu=compare)
-        console.print(smp.table(speed_ups, qemu_speed_ups))
-        result |= {"two_vcpus": speed_ups, "qemu_two_vcpus": qemu_speed_ups}
-
-        with console.status("reading and writing disks"):
-            disk_rates, qemu_disk_rates = disk.measure(bench, packages, options.seconds, with_qemu=compare)
-        console.print(comparison_table(disk.TITLE, disk_rates, qemu_disk_rates))
-        result["disk"] = {name: rate.value for name, rate in disk_rates.items()}
-        result["qemu_disk"] = qemu_disk_rates and {name: rate.value for name, rate in qemu_disk_rates.items()}
-
-        with console.status("sending and receiving"):
-            network_rates, qemu_network_rates = network.measure(bench, packages, options.seconds, with_qemu=compare)
-        console.print(comparison_table(network.TITLE, network_rates, qemu_network_rates))
-        result["network"] = {name: rate.value for name, rate in network_rates.items()}
-        result["qemu_network"] = qemu_network_rates and {name: rate.value for name, rate in qemu_network_rates.items()}
-
-        if options.guests:
-            with console.status(f"booting {options.guests} guests and leaving them idle"):
-                idle = measure_idle(bench, options.guests)
-            console.print(idle_table(idle))
-            result["idle"] = vars(idle)
-    return result
-
-
-def main() -> int:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench BENCH_ARGS=...", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="boots to take the median of (3)")
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each rate in the guest (2)")
     parser.add_argument("--guests", type=int, default=16, help="idle guests side by side; 0: none (16)")
     parser.add_argument("--no-qemu", action="store_true", help="do not run QEMU beside it even if it is installed")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"only these of {', '.join(PARTS)}")
+    parser.add_argument("--peer", action="store_true", help=f"only {', '.join(PEER_PARTS)}; QEMU must be installed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    options = parser.parse_args()
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them there (.svg or .png)")
+    return parser
+
+
+def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Run the parts that the options name. Raises PackageError."""
+    packages = fetch(console.print)
+    ramdisk = bench_ramdisk(packages)
+    parts = options.only or (PEER_PARTS if options.peer else PARTS)
+    with bench_host(packages.kernel, ramdisk) as bench:
+        run = Run(options, packages, bench, ramdisk, console)
+        run.run(part for part in parts if part != "idle" or options.guests)
+        return run.result
+
+
+def bench_console() -> Console:
+    """Of this terminal, or of a width that the tables fit in."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    if options.peer and not qemu.available():
+        print(f"bench-peer: {qemu.PROGRAM} is missing: apt install qemu-system-x86", file=sys.stderr)
+        return 1
+    console = bench_console()
+    if not qemu.available() and not options.no_qemu:
+        console.print(f"{qemu.PROGRAM} is not installed (apt install qemu-system-x86): there will be no comparison with it")
     try:
-        result = measure(options, fetch(console.print), console)
-    except (PackageError, subprocess.CalledProcessError, ValueError) as error:
+        result = measure(options, console)
+    except (PackageError, subprocess.CalledProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    except pexpect.ExceptionPexpect as error:
-        print(f"bench: the guest did not do what was expected within the time: {error.value}", file=sys.stderr)
-        return 1
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    if options.plot:
+        plot.draw(result, options.plot)
+    return 1 if result["failed"] else 0
 
 
 if __name__ == "__main__":

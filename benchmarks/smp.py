@@ -6,15 +6,12 @@ import contextlib
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pexpect
 import qemu
+from bench_host import WIDTH, Bench, bench_host
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from run import Bench
 
 PROMPT = "guest# "
 TIMEOUT = 240.0
@@ -85,7 +82,6 @@ def main() -> None:
     """Only this: python benchmarks/smp.py."""
     from guest_image import bench_ramdisk
     from rich.console import Console
-    from run import WIDTH, bench_host
 
     from pyxen.guests.packages import fetch
 

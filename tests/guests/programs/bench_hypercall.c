@@ -2,17 +2,10 @@
  * Nanoseconds for the operations that dominate a guest's dealings with Xen. `BENCH name ns` lines; a program for make bench. */
 #include "guest.h"
 
+#include "bench.h"
+
 USER_CODE(user_syscalls, "1: syscall\n dec %ebx\n jnz 1b\n ud2");
 USER_CODE(user_null, "syscall");
-
-#define BENCH(name, rounds, statement)                                               \
-    do {                                                                             \
-        u64 start_ = clock_now();                                                    \
-        for (unsigned i_ = 0; i_ < (rounds); i_++) {                                 \
-            statement;                                                               \
-        }                                                                            \
-        print("BENCH %s %lu ns\n", name, (clock_now() - start_) / (rounds));         \
-    } while (0)
 
 static u8 window[PAGE_SIZE] page_aligned;
 static unsigned user_calls;
@@ -47,7 +40,7 @@ PROGRAM(bench_hypercall)
     for (int i = 0; i < 64; i++)
         updates[i] = (struct mmu_update){.ptr = pte_machine_address(pte_of((unsigned long)window, 1)), .val = entry[i & 1]};
     BENCH("mmu_update_of_1", 2000, hypercall_mmu_update(updates, 1, NULL, DOMID_SELF));
-    BENCH("mmu_update_of_64", 200, hypercall_mmu_update(updates, 64, NULL, DOMID_SELF));
+    BENCH_UNITS("mmu_update_entry", 200, ARRAY_SIZE(updates), hypercall_mmu_update(updates, 64, NULL, DOMID_SELF));
     hypercall_vm_assist(VMASST_CMD_enable, VMASST_TYPE_writable_pagetables);
     BENCH("pte_write_emulated", 500, *(volatile u64 *)pte_of((unsigned long)window, 1) = entry[i_ & 1]);
     BENCH("new_baseptr", 500, mmuext(MMUEXT_NEW_BASEPTR, virt_to_mfn((void *)start_info->pt_base), 0));
