@@ -11,7 +11,7 @@ import pytest
 from tests.guests import test_xsa
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ROOT / "tests" / "guests" / "programs"
+FOLDERS = (ROOT / "tests" / "guests" / "programs", ROOT / "tests" / "guests" / "pvh" / "programs")
 LAST = 494
 
 
@@ -30,6 +30,11 @@ def numbers(cell: str) -> set[int]:
     return named
 
 
+def source_of(name: str) -> Path:
+    """Of a micro-guest, PV or PVH."""
+    return next(path for folder in FOLDERS if (path := folder / f"{name}.c").exists())
+
+
 TRIED = [(int(row[0]), row[3]) for row in rows() if len(row) == 4]
 
 
@@ -43,9 +48,7 @@ def test_every_advisory_is_accounted_for() -> None:
 def test_the_tests_are_there_and_name_it(advisory: int, cell: str) -> None:
     tests = re.findall(r"`(\w+)`", cell)
     assert tests
-    texts = [
-        inspect.getsource(getattr(test_xsa, name)) if name.startswith("test_") else (PROGRAMS / f"{name}.c").read_text() for name in tests
-    ]
+    texts = [inspect.getsource(getattr(test_xsa, name)) if name.startswith("test_") else source_of(name).read_text() for name in tests]
     mentioned = [
         re.search(rf"(XSA-|xsa_0*|, ){advisory}\b|xsa_0*{advisory}_", name + text) for name, text in zip(tests, texts, strict=True)
     ]
@@ -54,6 +57,6 @@ def test_the_tests_are_there_and_name_it(advisory: int, cell: str) -> None:
 
 def test_no_program_is_missing_from_the_table() -> None:
     listed = {name for _, cell in TRIED for name in re.findall(r"`(\w+)`", cell)}
-    programs = {path.stem for path in PROGRAMS.glob("xsa_*.c")}
+    programs = {path.stem for folder in FOLDERS for path in folder.glob("xsa_*.c")}
     functions = {name for name in vars(test_xsa) if name.startswith("test_xsa_")}
     assert (programs | functions) - listed == set()
