@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyxen.abi.io.console import xencons_interface
 from pyxen.engine.unicorn_engine import make_engine
-from pyxen.hypervisor.dom0_interface import DomainInfo, HypercallError, ShutdownReason
+from pyxen.hypervisor.dom0_interface import DomainInfo, HypercallError, ShutdownReason, TscMode
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.toolstack.builder.kernel_image import open_kernel
 from pyxen.toolstack.builder.pv_builder import build_pv_domain, plan_pv_domain
@@ -83,8 +83,10 @@ class GuestConsole:
 class Machine:
     """The hypervisor and its guests."""
 
-    def __init__(self, memory_mib: int = 256, processors: int | None = None) -> None:
-        self.hypervisor = Hypervisor(make_engine, memory_bytes=memory_mib << 20, processors=processors, self_test=False)
+    def __init__(self, memory_mib: int = 256, processors: int | None = None, *, tsc_is_reliable: bool = True) -> None:
+        self.hypervisor = Hypervisor(
+            make_engine, memory_bytes=memory_mib << 20, processors=processors, self_test=False, tsc_is_reliable=tsc_is_reliable
+        )
         self._dom0 = self.hypervisor.dom0
 
     def close(self) -> None:
@@ -102,11 +104,13 @@ class Machine:
         until: str = "",
         command_line: str = "",
         ramdisk: Path | None = None,
+        tsc_mode: TscMode = TscMode.DEFAULT,
     ) -> Outcome:
         """Boot ``kernel`` and wait for its end, for the text ``until`` on its console, or for the time to be over; then destroy it.
         From any thread: guests may run side by side."""
         domid = self._dom0.create_domain(kind=kind, handle=os.urandom(16), max_vcpus=vcpus)
         try:
+            self._dom0.set_tsc_info(domid, tsc_mode, invariant=tsc_mode is TscMode.ALWAYS_EMULATE)
             built = self._build(domid, kind, kernel, open_ramdisk(ramdisk) if ramdisk else None, command_line, memory_mib << 10, vcpus)
             page = self._dom0.map_foreign(domid, built.console_mfn)
             try:

@@ -27,6 +27,7 @@ from pyxen.host.log_limit import LogLimit
 from pyxen.host.network_service import NetworkService
 from pyxen.host.package_version import package_version
 from pyxen.host.process_age import process_start
+from pyxen.host.processor import has_reliable_counter
 from pyxen.host.runtime_directory import RuntimeDirectory
 from pyxen.host.scheduling_service import SchedulingService
 from pyxen.host.service import HostService, describe_fault
@@ -120,7 +121,12 @@ class HostProcess:
             self._reached("helpers started, privileges given up")
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, self._stopping.set)
-            hypervisor = Hypervisor(self._engine_factory, memory_bytes=self._memory_bytes, processors=self._processors)
+            hypervisor = Hypervisor(
+                self._engine_factory,
+                memory_bytes=self._memory_bytes,
+                processors=self._processors,
+                tsc_is_reliable=has_reliable_counter(),
+            )
             undo.callback(hypervisor.close)
             self._hypervisor = hypervisor
             self._reached("engine tested, machine memory ready")

@@ -7,12 +7,12 @@ operations (ERMS, FSRM), which a software engine executes one element at a time.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Engine
 
 if TYPE_CHECKING:
+    from pyxen.hypervisor.guest_counter import GuestCounter
     from pyxen.hypervisor.vcpu import Vcpu
 
 Leaf = tuple[int, int, int, int]
@@ -21,6 +21,8 @@ XEN_LEAVES = 0x40000000
 XEN_SIGNATURE = struct.unpack("<3I", b"XenVMMXenVMM")
 LAST_XEN_LEAF = 5
 XEN_VERSION = 4 << 16 | 17
+TIME_LEAF = XEN_LEAVES + 3
+POWER_LEAF, INVARIANT_COUNTER = 0x80000007, 1 << 8
 FEAT1_MMU_PT_UPDATE_PRESERVE_AD = 1
 
 
@@ -45,18 +47,21 @@ EMPTY_LEAVES = frozenset((3, 4, 5, 6, 8, 9, 0xA, 0xB, 0xC, 0xD))
 
 
 class CpuidPolicy:
-    """One per domain. ``tsc_khz`` and ``time_scale`` (multiplier, shift) appear in Xen's time leaf."""
+    """One per domain."""
 
-    def __init__(self, engine: Engine, tsc_khz: int, time_scale: Callable[[], tuple[int, int]], machine_address_bits: int) -> None:
+    def __init__(self, engine: Engine, counter: GuestCounter, machine_address_bits: int) -> None:
         self._engine = engine
-        self._time_scale = time_scale
-        self._tsc_khz = tsc_khz
+        self._counter = counter
         self._machine_address_bits = machine_address_bits
         self._cache: dict[tuple[int, int], Leaf] = {}
 
     def query(self, leaf: int, subleaf: int, vcpu: Vcpu) -> Leaf:
         """EAX, EBX, ECX, EDX."""
-        key = (leaf, subleaf if leaf in (7, XEN_LEAVES + 3) else 0)
+        if leaf == TIME_LEAF:
+            return self._counter.cpuid_leaf(subleaf)
+        if leaf == POWER_LEAF:
+            return 0, 0, 0, INVARIANT_COUNTER if self._counter.invariant else 0
+        key = (leaf, subleaf if leaf == 7 else 0)
         found = self._cache.get(key)
         if found is None:
             found = self._compute(*key)
@@ -87,8 +92,6 @@ class CpuidPolicy:
             return min(eax, MAX_EXTENDED_LEAF), ebx, ecx, edx
         if leaf == 0x80000001:
             return eax, ebx, ecx & ~HIDDEN_E1_ECX, edx & ~HIDDEN_E1_EDX
-        if leaf == 0x80000007:
-            return ZERO
         if leaf == 0x80000008:
             return eax & 0xFFFF, 0, 0, 0
         return eax, ebx, ecx, edx
@@ -100,13 +103,6 @@ class CpuidPolicy:
             return XEN_VERSION, 0, 0, 0
         if index == 2:
             return 1, XEN_LEAVES, FEAT1_MMU_PT_UPDATE_PRESERVE_AD, 0
-        if index == 3 and subleaf == 0:
-            return 0, 0, self._tsc_khz, 0
-        if index == 3 and subleaf == 1:
-            multiplier, shift = self._time_scale()
-            return 0, 0, multiplier, shift & 0xFFFFFFFF
-        if index == 3 and subleaf == 2:
-            return self._tsc_khz, 0, 0, 0
         if index == 5:
             return 0, self._machine_address_bits, 0, 0
         return ZERO

@@ -23,6 +23,7 @@ from pyxen.hypervisor.dom0_interface import (
     PhysicalInfo,
     SchedulingHypercalls,
     ShutdownReason,
+    TscMode,
     VcpuInfo,
     XenVersion,
 )
@@ -108,6 +109,11 @@ class Dom0:
             if not pool.processors:
                 raise HypercallError(errno.EBUSY, f"CPU pool {cpupool} has no CPUs")
             return self._hypervisor.create_domain(kind, handle, max_vcpus, max_evtchn_port, limits, pool).domid
+
+    def set_tsc_info(self, domid: int, mode: TscMode, *, invariant: bool) -> None:
+        """XEN_DOMCTL_settscinfo."""
+        with self._living_guest(domid) as domain:
+            domain.counter.set_mode(mode, invariant=invariant)
 
     def destroy_domain(self, domid: int) -> None:
         """XEN_DOMCTL_destroydomain. A vCPU thread that does not end soon is left behind with the domain, dying, and does the rest when it

@@ -149,6 +149,14 @@ class XenVersion:
     build_id: str
 
 
+class TscMode(enum.IntEnum):
+    """How a domain gets its time-stamp counter (xen-tscmode(7); tsc_mode of Xen's time leaf, arch-x86/cpuid.h)."""
+
+    DEFAULT = 0  #: natively if the host's counter can be relied on
+    ALWAYS_EMULATE = 1
+    NATIVE = 2
+
+
 @dataclass(frozen=True)
 class GrantLimits:
     """What a domain may have of grants (xl.cfg: max_grant_frames, max_maptrack_frames, max_grant_version)."""
@@ -239,6 +247,10 @@ class Dom0Hypercalls(Protocol):
     ) -> int:
         """XEN_DOMCTL_createdomain: an empty, paused (one pause count) domain with no memory. -> domid.
         EINVAL for a bad argument, ENOMEM when the host can't give the bookkeeping, ENOSPC when all ids are in use."""
+
+    def set_tsc_info(self, domid: int, mode: TscMode, *, invariant: bool) -> None:
+        """XEN_DOMCTL_settscinfo, before the domain runs. ``invariant``: tell the guest that its counter never changes its frequency. ESRCH,
+        EINVAL for Domain 0."""
 
     def destroy_domain(self, domid: int) -> None:
         """XEN_DOMCTL_destroydomain: stop it at once (even one that loops with events masked), close its ports, free and scrub its

@@ -24,6 +24,7 @@ from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
 from pyxen.hypervisor.gate import is_wanted
 from pyxen.hypervisor.grant_table import GrantTable
+from pyxen.hypervisor.guest_counter import GuestCounter
 from pyxen.hypervisor.hooks import LifecycleEvent
 from pyxen.hypervisor.hvm.container import HvmContainer
 from pyxen.hypervisor.hvm.cpuid import HvmCpuidPolicy
@@ -103,6 +104,7 @@ class Domain:
         #: What HVM domains have and PV domains have not.
         self.hvm: HvmContainer | None = None
         self.cpuid: CpuidPolicy
+        self.counter: GuestCounter
         self.address_space: AddressSpaces
 
     # -- making ------------------------------------------------------------------------------------------------------
@@ -120,9 +122,6 @@ class Domain:
         hypervisor.guest_time.write_wall_clock(self)
         self.grant_table.open(limits.max_grant_frames, limits.max_grant_version)
         self.maptrack = Maptrack(limits.max_maptrack_frames)
-        tsc_khz = int(hypervisor.guest_time.tsc_hz / 1000)
-        policy = CpuidPolicy if self.hvm is None else HvmCpuidPolicy
-        self.cpuid = policy(hypervisor.engine, tsc_khz, hypervisor.guest_time.scale, hypervisor.memory.total_frames.bit_length() + 12)
         self.address_space = AddressSpaces(self)
         for number in range(max_vcpus):
             if self.hvm is None:
@@ -131,6 +130,9 @@ class Domain:
                 self._add_hvm_vcpu(number, self.hvm)
         if self.hvm is not None:
             self.hvm.physical_map.attach_all()
+        self.counter = GuestCounter(self)
+        policy = CpuidPolicy if self.hvm is None else HvmCpuidPolicy
+        self.cpuid = policy(hypervisor.engine, self.counter, hypervisor.memory.total_frames.bit_length() + 12)
 
     def _add_hvm_vcpu(self, number: int, container: HvmContainer) -> None:
         cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=False)

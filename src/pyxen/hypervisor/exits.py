@@ -161,3 +161,4 @@ EXIT_HANDLERS[ExitReason.SYSCALL] = on_syscall
 EXIT_HANDLERS[ExitReason.SYSENTER] = traps.sysenter
 EXIT_HANDLERS[ExitReason.FAR_TRANSFER] = far_transfer.far_transfer
 EXIT_HANDLERS[ExitReason.CPUID] = on_cpuid
+EXIT_HANDLERS[ExitReason.RDTSC] = privileged_ops.on_rdtsc

@@ -47,10 +47,6 @@ class GuestTime:
         """Frequency of the guest's TSC."""
         return self._hz
 
-    def scale(self) -> tuple[int, int]:
-        """tsc_to_system_mul and tsc_shift, as guests get them."""
-        return self._scaled, self._shift
-
     def now(self) -> int:
         """System time in nanoseconds since the hypervisor started."""
         return self._base_ns + ((self._tsc() - self._base_tsc) * self._multiplier >> 32)
@@ -102,20 +98,26 @@ class GuestTime:
         """Give the vCPU the current scale if it has an older one."""
         if vcpu.time_generation != self.generation:
             vcpu.time_generation = self.generation
-            self.write_time(vcpu.octets, vcpu.info + TIME_OFFSET)
+            self.write_time(vcpu, vcpu.info + TIME_OFFSET)
         if vcpu.runstate_area or vcpu.time_area:
             vcpu.hypervisor.write_areas(vcpu)
 
-    def write_time(self, octets: memoryview, where: int) -> None:
+    @property
+    def host_scale(self) -> tuple[int, int, int, int]:
+        """tsc_timestamp, system_time, tsc_to_system_mul and tsc_shift for who reads the host's counter."""
+        return self._base_tsc, self._base_ns, self._scaled, self._shift
+
+    def write_time(self, vcpu: Vcpu, where: int) -> None:
         """Fill a vcpu_time_info: odd version while it changes, then even."""
+        octets = vcpu.octets
         version = struct.unpack_from("<I", octets, where)[0] + 1 | 1
         octets[where : where + 4] = (version & 0xFFFFFFFF).to_bytes(4, "little")
-        _TIME.pack_into(octets, where, version & 0xFFFFFFFF, 0, self._base_tsc, self._base_ns, self._scaled, self._shift, 0, 0)
+        _TIME.pack_into(octets, where, version & 0xFFFFFFFF, 0, *vcpu.domain.counter.time_scale(vcpu, self.host_scale), 0, 0)
         octets[where : where + 4] = (version + 1 & 0xFFFFFFFF).to_bytes(4, "little")
 
-    def image(self) -> bytes:
+    def image(self, vcpu: Vcpu) -> bytes:
         """A vcpu_time_info as octets, for areas that the guest registered by linear address."""
-        return _TIME.pack(2 * self.generation & 0xFFFFFFFF, 0, self._base_tsc, self._base_ns, self._scaled, self._shift, 0, 0)
+        return _TIME.pack(2 * self.generation & 0xFFFFFFFF, 0, *vcpu.domain.counter.time_scale(vcpu, self.host_scale), 0, 0)
 
     def write_wall_clock(self, domain: Domain) -> None:
         """Wall-clock time at system time 0 (wc_version, wc_sec, wc_nsec, wc_sec_hi)."""

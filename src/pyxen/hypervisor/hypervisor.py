@@ -50,9 +50,18 @@ BREATH_S = 1e-6
 
 class Hypervisor:
     """One machine. ``memory_bytes`` is what all domains and Xen itself can use; it is taken from the host only as it is touched.
-    ``processors``: how many physical CPUs it has; None: as many as this process may use of the host."""
+    ``processors``: how many physical CPUs it has; None: as many as this process may use of the host. ``tsc_is_reliable``: whether the
+    host's time-stamp counter has one rate on all its processors, so that guests may read it as it is."""
 
-    def __init__(self, engine_factory: EngineFactory, *, memory_bytes: int, processors: int | None = None, self_test: bool = True) -> None:
+    def __init__(
+        self,
+        engine_factory: EngineFactory,
+        *,
+        memory_bytes: int,
+        processors: int | None = None,
+        self_test: bool = True,
+        tsc_is_reliable: bool = True,
+    ) -> None:
         self.lock = threading.RLock()
         self._breather = threading.Condition(self.lock)
         self.console = ConsoleRing()
@@ -65,6 +74,7 @@ class Hypervisor:
         self.frames.flush_stale = self._flush_stale
         self.frames.freed = self._frames_freed
         self.guest_time = GuestTime(self.engine)
+        self.tsc_is_reliable = tsc_is_reliable
         self._build_xen_frames()
         self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe)
         self.guest_cr4_mask = 0x8 | 0x4
@@ -320,7 +330,7 @@ class Hypervisor:
                 write_runstate(vcpu)
             if vcpu.time_area and vcpu.time_area_generation != self.guest_time.generation:
                 vcpu.time_area_generation = self.guest_time.generation
-                guest_access.write_kernel(vcpu, vcpu.time_area, self.guest_time.image())
+                guest_access.write_kernel(vcpu, vcpu.time_area, self.guest_time.image(vcpu))
         except guest_access.GuestFault:
             pass
 

@@ -46,7 +46,7 @@ def read(vcpu: Vcpu, register: int) -> int | None:
     if register == MSR_TSC_AUX:
         return int(state.tsc_aux)
     if register == MSR_TSC:
-        return vcpu.hypervisor.engine.tsc()
+        return vcpu.domain.counter.read(vcpu)
     if register == MSR_MISC_FEATURES:
         return int(vcpu.cpuid_faulting)
     return CONSTANT.get(register)

@@ -181,12 +181,22 @@ def _wrmsr(vcpu: Vcpu, instruction: Instruction) -> bool:
 
 
 def _rdtsc(vcpu: Vcpu, instruction: Instruction) -> bool:
-    """It faults with CR4.TSD only: that is the guest's own word, for its user space."""
+    """It faults with CR4.TSD: that is the guest's own word, for its user space."""
     if not vcpu.kernel_mode and vcpu.cr4 & CR4_TSD:
         return False
-    counter = vcpu.hypervisor.engine.tsc()
+    counter = vcpu.domain.counter.read(vcpu)
     vcpu.state.rax, vcpu.state.rdx = counter & MASK32, counter >> 32
     return True
+
+
+def on_rdtsc(vcpu: Vcpu) -> None:
+    """RDTSC or RDTSCP where the domain's counter is not the host's."""
+    state = vcpu.state
+    counter = vcpu.domain.counter.read(vcpu)
+    state.rax, state.rdx = counter & MASK32, counter >> 32
+    if state.qualification:
+        state.rcx = state.tsc_aux
+    retire(vcpu, state.instruction_length)
 
 
 def _rdtscp(vcpu: Vcpu, instruction: Instruction) -> bool:

@@ -111,7 +111,7 @@ def _register_runstate(caller: Vcpu, target: Vcpu, argument: int) -> int:
 def _register_time(caller: Vcpu, target: Vcpu, argument: int) -> int:
     address = guest_access.read_long(caller, argument)
     if address:
-        guest_access.write(caller, address, caller.hypervisor.guest_time.image())
+        guest_access.write(caller, address, caller.hypervisor.guest_time.image(target))
     target.time_area = address
     return 0
 

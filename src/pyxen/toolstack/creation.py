@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyxen.backends.console import ConsoleBackend, GuestConsole
-from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError
+from pyxen.hypervisor.dom0_interface import Dom0Hypercalls, HypercallError, TscMode
 from pyxen.toolstack import names, vcpu_settings
 from pyxen.toolstack.bootloader.pygrub import boot_files
 from pyxen.toolstack.builder import (
@@ -216,6 +216,8 @@ class _DomainBuilder:
         )
         self._created(domid)
         vcpu_settings.apply(dom0, domid, config)
+        always_emulated = config.tsc_mode == "always_emulate"
+        dom0.set_tsc_info(domid, TscMode[config.tsc_mode.upper()], invariant=config.nomigrate or always_emulated)
         self._timeline.reach(Stage.DOMAIN)
         return domid, fill(domid)
 

@@ -40,12 +40,23 @@ def read(text: str) -> DomainConfig:
         ('firmware="pvgrub64"', "f:3: both kernel and firmware are given"),
         ('acpi="x"', 'f:3: `acpi\': "x" is not a number'),
         ("pci=1", "f:3: `pci': is a single value"),
+        ('tsc_mode="slow"', 'f:3: `tsc_mode\': unknown value "slow"; it must be one of: default, always_emulate, native'),
+        ("tsc_mode=4", 'f:3: `tsc_mode\': unknown value "4"'),
+        ('tsc_mode="native_paravirt"', "f:3: `tsc_mode': native_paravirt does not exist any more"),
+        ("tsc_mode=3", "f:3: `tsc_mode': native_paravirt does not exist any more"),
     ],
 )
 def test_mistakes(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(text)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(("text", "mode"), [("", "default"), ("tsc_mode=1", "always_emulate"), ("tsc_mode='native'", "native")])
+def test_time_stamp_counter(text: str, mode: str) -> None:
+    config, warnings = DomainConfig.read(parse(BASE + text, "f"))
+    assert config.tsc_mode == mode
+    assert len(warnings) == (text == "tsc_mode=1")
 
 
 def test_name_and_kernel_are_needed() -> None:

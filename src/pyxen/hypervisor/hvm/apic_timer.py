@@ -82,7 +82,7 @@ class ApicTimer:
         self.deadline_tsc = tsc
         self._periodic = False
         if tsc:
-            self._arm(self._hypervisor.guest_time.at(tsc))
+            self._arm(self._vcpu.domain.counter.system_time(self._vcpu, tsc))
 
     def _arm(self, deadline_ns: int) -> None:
         self._deadline_ns = deadline_ns

@@ -51,7 +51,7 @@ class HvmCpuidPolicy(CpuidPolicy):
         found = super().query(leaf, subleaf, vcpu)
         eax, ebx, ecx, edx = found
         if leaf == FREQUENCY_LEAF:
-            return self._tsc_khz // 1000, self._tsc_khz // 1000, 0, 0
+            return self._counter.khz // 1000, self._counter.khz // 1000, 0, 0
         if leaf == 0:
             return FREQUENCY_LEAF, ebx, ecx, edx
         if leaf == 1:

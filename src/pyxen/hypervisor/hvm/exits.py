@@ -37,6 +37,16 @@ def on_cpuid(vcpu: HvmVcpu) -> None:
     state.rip += state.instruction_length
 
 
+def on_rdtsc(vcpu: HvmVcpu) -> None:
+    """RDTSC or RDTSCP where the domain's counter is emulated."""
+    state = vcpu.state
+    counter = vcpu.domain.counter.read(vcpu)
+    state.rax, state.rdx = counter & MASK32, counter >> 32
+    if state.qualification:
+        state.rcx = state.tsc_aux
+    state.rip += state.instruction_length
+
+
 def on_rdmsr(vcpu: HvmVcpu) -> None:
     """Into EDX:EAX, or #GP."""
     state = vcpu.state
@@ -135,6 +145,7 @@ _HANDLERS: dict[ExitReason, Handler] = {
     ExitReason.KICK: on_nothing,
     ExitReason.INTERRUPT_WINDOW: on_nothing,
     ExitReason.CPUID: on_cpuid,
+    ExitReason.RDTSC: on_rdtsc,
     ExitReason.RDMSR: on_rdmsr,
     ExitReason.WRMSR: on_wrmsr,
     ExitReason.IO: on_io,

@@ -111,7 +111,7 @@ def _write_efer(vcpu: HvmVcpu, register: int, value: int) -> bool:
 
 
 def _read_tsc(vcpu: HvmVcpu, register: int) -> int:
-    return vcpu.hypervisor.engine.tsc()
+    return vcpu.domain.counter.read(vcpu)
 
 
 def _write_tsc_deadline(vcpu: HvmVcpu, register: int, value: int) -> bool:

@@ -33,6 +33,10 @@ WITHOUT_EFFECT = ("driver_domain",)
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 
 
+#: By number; the last one is not in Xen any more.
+TSC_MODES = ("default", "always_emulate", "native", "native_paravirt")
+
+
 def setting(kind: ValueType[T], default: T) -> T:
     """A field that is a key of xl.cfg(5)."""
     return field(default=default, metadata={"kind": kind})
@@ -72,6 +76,7 @@ class DomainConfig:
     max_grant_frames: int = setting(Integer(1, 1 << 20), 64)
     max_maptrack_frames: int = setting(Integer(0, 1 << 20), 1024)
     max_grant_version: int = setting(Integer(1, 2), 2)
+    tsc_mode: str = setting(Choice(TSC_MODES), "default")
     nomigrate: bool = setting(Flag(), False)
     driver_domain: bool = setting(Flag(), False)
     seclabel: str = setting(Text(), "")
@@ -175,6 +180,10 @@ class _Reader:
         if key == "bootloader_args" and isinstance(value, Atom):
             self._warn(key, "a string for `bootloader_args' is deprecated; use a list of arguments")
             value = ListValue(tuple(Atom(word, True, value.line) for word in value.text.split()), value.line)
+        if key == "tsc_mode" and isinstance(value, Atom) and value.text.isdecimal() and int(value.text) < len(TSC_MODES):
+            word = TSC_MODES[int(value.text)]
+            self._warn(key, f'a number for `tsc_mode\' is deprecated; use tsc_mode = "{word}"')
+            value = Atom(word, True, value.line)
         try:
             return kind.read(value)
         except ValueError as error:
@@ -222,6 +231,8 @@ class _Reader:
             raise self._error("firmware", f'unknown firmware "{config.firmware}"; it must be one of: pvgrub32, pvgrub64')
         if not (config.kernel or config.bootloader or config.firmware) and config.type != "hvm":
             raise ConfigError(Place(self._settings.source), 'neither kernel nor bootloader is given: kernel = "PATH"')
+        if config.tsc_mode == "native_paravirt":
+            raise self._error("tsc_mode", "`tsc_mode': native_paravirt does not exist any more, as in Xen since 4.13")
         if config.cmdline is not None and (config.root is not None or config.extra is not None):
             self._warn("cmdline", "root= and extra= are ignored in favour of cmdline=")
         if config.name.isascii() and config.name.isdigit():

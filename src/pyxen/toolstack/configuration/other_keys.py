@@ -33,7 +33,7 @@ UNSUPPORTED_KEYS: dict[str, OtherKey] = {
     **_keys(Text(), "stubdomain_kernel stubdomain_cmdline stubdomain_ramdisk device_model_stubdomain_seclabel"),
     **_keys(Texts(), "vtpm p9 pvcalls vfb channel usbctrl usbdev pci dtdev ioports iomem vdispl vkb"),
     **_keys(Texts(), "device_model_args device_model_args_pv device_model_args_hvm"),
-    **_keys(Anything(), "vsnd vnuma irqs cpuid tsc_mode"),
+    **_keys(Anything(), "vsnd vnuma irqs cpuid"),
 }
 
 #: Without effect for a PV domain, in Xen too (xl does not even look at them).
