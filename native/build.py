@@ -29,7 +29,7 @@ UNICORN_VERSION = "2.1.4"
 UNICORN_SHA256 = "00567a70e323f749b419cd86bee4f9115beab7ebba32194581c090cbb7c59cff"
 LIBRARY = "libpyxen-engine.so"
 
-HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h")
+HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h", "pyxen_sse.h")
 SOURCES = (
     "pyxen_access.c",
     "pyxen_atomic.c",
@@ -45,7 +45,7 @@ SOURCES = (
     "pyxen_physical.c",
     "pyxen_string.c",
 )
-EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py")
+EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py", "edits_sse.py")
 BUILT_FROM = (*HEADERS, *SOURCES, *EDIT_FILES, "build.py")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import edits_exits
 import edits_instructions
 import edits_memory
+import edits_sse
 from edit import AFTER, BEFORE, I386, Edit
 
 _FILES_AND_FIELDS: tuple[Edit, ...] = (
@@ -31,7 +32,8 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "    uint64_t pyxen_ram_bytes;\n"
         "    void *pyxen_stop_label; /* of the block being translated */\n"
         "    int pyxen_segment;      /* that the address being translated goes through, if it is to be checked; or -1 */\n"
-        "    int pyxen_alignment;    /* MO_ALIGN in a block that checks it */\n",
+        "    int pyxen_alignment;    /* MO_ALIGN in a block that checks it */\n"
+        "    int pyxen_sse_alignment; /* of the 16 octets of the instruction being translated: MO_ALIGN_16 or 0 */\n",
     ),
     Edit(
         I386 + "cpu.h",
@@ -50,9 +52,10 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "DEF_HELPER_2(pyxen_rep_movs, void, env, i32)\n"
         "DEF_HELPER_2(pyxen_rep_stos, void, env, i32)\n"
         "DEF_HELPER_3(pyxen_check_segment, void, env, tl, i32)\n"
+        "DEF_HELPER_2(pyxen_check_alignment, void, env, tl)\n"
         "DEF_HELPER_1(pyxen_sse_begin, void, env)\n"
         "DEF_HELPER_1(pyxen_sse_end, void, env)\n",
     ),
 )
 
-EDITS: tuple[Edit, ...] = (*_FILES_AND_FIELDS, *edits_exits.EDITS, *edits_memory.EDITS, *edits_instructions.EDITS)
+EDITS: tuple[Edit, ...] = (*_FILES_AND_FIELDS, *edits_exits.EDITS, *edits_memory.EDITS, *edits_instructions.EDITS, *edits_sse.EDITS)

@@ -100,6 +100,7 @@ EDITS: tuple[Edit, ...] = (
         "    TCGContext *tcg_ctx = s->uc->tcg_ctx;\n"
         "    bool checked = s->flags & PYXEN_HF_SSE_CHECKED;\n"
         "\n"
+        "    s->uc->pyxen_sse_alignment = pyxen_sse_is_aligned(s, b & 0xff) ? MO_ALIGN_16 : 0;\n"
         "    if (checked) {\n"
         "        gen_helper_pyxen_sse_begin(tcg_ctx, tcg_ctx->cpu_env);\n"
         "    }\n"

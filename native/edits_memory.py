@@ -343,19 +343,6 @@ EDITS: tuple[Edit, ...] = (
         "        }\n",
     ),
     Edit(
-        I386 + "translate.c",
-        "A 16-byte store into a page that is not there writes nothing: the upper half, which reaches there, goes first.",
-        "static inline void gen_sto_env_A0(DisasContext *s, int offset)\n{\n",
-        AFTER,
-        "    TCGContext *pyxen_tcg = s->uc->tcg_ctx;\n"
-        "    tcg_gen_addi_tl(pyxen_tcg, s->tmp0, s->A0, 8);\n"
-        "    tcg_gen_ld_i64(pyxen_tcg, s->tmp1_i64, pyxen_tcg->cpu_env, offset + offsetof(ZMMReg, ZMM_Q(1)));\n"
-        "    tcg_gen_qemu_st_i64(pyxen_tcg, s->tmp1_i64, s->tmp0, s->mem_index, MO_LEQ);\n"
-        "    tcg_gen_ld_i64(pyxen_tcg, s->tmp1_i64, pyxen_tcg->cpu_env, offset + offsetof(ZMMReg, ZMM_Q(0)));\n"
-        "    tcg_gen_qemu_st_i64(pyxen_tcg, s->tmp1_i64, s->A0, s->mem_index, MO_LEQ);\n"
-        "    return;\n",
-    ),
-    Edit(
         I386 + "seg_helper.c",
         "A far call beyond the limit of its segment is #GP(0); upstream gives the selector.",
         "                raise_exception_err_ra(env, EXCP0D_GPF, new_cs & 0xfffc, GETPC());\n            }\n"

@@ -102,11 +102,22 @@ bool pyxen_checks_alignment(const CPUX86State *env)
     return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (cpl == 3 || (cpl && p && p->deprivileged));
 }
 
-/* #AC(0), unless the page faults: that goes first. */
+/* Of 16 octets, where a misaligned access is #GP(0) and would be #AC(0) for the translator's code. */
+void helper_pyxen_check_alignment(CPUX86State *env, target_ulong address)
+{
+    if (address & 15) {
+        raise_exception_err_ra(env, EXCP0D_GPF, 0, GETPC());
+    }
+}
+
+/* #AC(0), unless the page faults: that goes first. Where alignment is not checked, only SSE's operands of 16 octets are: #GP(0). */
 void pyxen_unaligned_access(CPUState *cs, vaddr address, MMUAccessType access, int mmu_idx, uintptr_t retaddr)
 {
     CPUX86State *env = cs->env_ptr;
 
+    if (!pyxen_checks_alignment(env)) {
+        raise_exception_err_ra(env, EXCP0D_GPF, 0, retaddr);
+    }
     probe_access(env, address, 1, access, mmu_idx, retaddr);
     raise_exception_err_ra(env, EXCP11_ALGN, 0, retaddr);
 }

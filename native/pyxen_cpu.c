@@ -7,6 +7,8 @@
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
 #include "qemu/osdep.h"
+#include <malloc.h>
+#include <sys/mman.h>
 #include "cpu.h"
 #include "exec/cpu_ldst.h"
 #include "exec/exec-all.h"
@@ -24,6 +26,13 @@
 
 /* Between two looks whether a CPU has left the guest. */
 #define HALT_POLL_US 50
+
+/* A CPU is at rest if it has taken less than this share of the time since the last look, at least so long ago. */
+#define RUNS_BETWEEN_LOOKS 32
+#define REST_NS 4000000000ull
+#define IDLE_SHARE 20
+/* Translated code that a CPU at rest keeps. */
+#define CODE_AT_REST (2u << 20)
 
 /* The engine's creation touches process-wide tables. */
 static pthread_mutex_t creation_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -147,6 +156,53 @@ static void set_running(struct pyxen_cpu *p, bool running)
     pthread_mutex_unlock(&p->run_lock);
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+
+/* For how long this thread has run or wanted to: on a busy host, a vCPU that hardly gets to run is not one that idles. */
+static uint64_t wanted_ns(void)
+{
+    FILE *file = fopen("/proc/thread-self/schedstat", "re");
+    unsigned long long ran, waited;
+    uint64_t wanted = UINT64_MAX; /* for ever, if it cannot be known */
+
+    if (file) {
+        if (fscanf(file, "%llu %llu", &ran, &waited) == 2) {
+            wanted = ran + waited;
+        }
+        fclose(file);
+    }
+    return wanted;
+}
+
+/* A guest translates tens of megabytes while it boots, and needs little of it when it idles: then all of it goes back to the host. */
+static void drop_code_at_rest(struct pyxen_cpu *p)
+{
+    TCGContext *t = p->uc->tcg_ctx;
+    uint64_t now = now_ns(), elapsed = now - p->look_started;
+    uintptr_t start = ROUND_UP((uintptr_t)t->code_gen_buffer, getpagesize());
+    uintptr_t end = (uintptr_t)t->code_gen_ptr & -(uintptr_t)getpagesize();
+    uint64_t wanted, busy;
+
+    if (elapsed < REST_NS || end < start + CODE_AT_REST) {
+        return;
+    }
+    wanted = wanted_ns();
+    busy = wanted - p->look_wanted; /* wrong, once, if another thread has taken over */
+    if (p->look_started && wanted != UINT64_MAX && busy < elapsed / IDLE_SHARE) {
+        tb_flush(p->uc->cpu);
+        madvise((void *)start, end - start, MADV_DONTNEED);
+        malloc_trim(0);
+    }
+    p->look_started = now;
+    p->look_wanted = wanted;
+}
+
 PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
 {
     uc_engine *uc;
@@ -163,6 +219,9 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
     cs = uc->cpu;
     env = cs->env_ptr;
     set_running(p, true);
+    if (unlikely(++p->runs % RUNS_BETWEEN_LOOKS == 0)) {
+        drop_code_at_rest(p);
+    }
     pyxen_load_block(p, env);
     do {
         cs->exception_index = -1;

@@ -59,6 +59,8 @@ struct pyxen_cpu {
     uint32_t halted, entered; /* atomic: never to run again; a thread is in pyxen_cpu_run */
     struct pyxen_cpu *next_dead;
     uint32_t cpl;
+    uint32_t runs;                        /* modulo 2**32 */
+    uint64_t look_started, look_wanted;   /* when this CPU was last looked at, whether it is at rest, in ns; and wanted_ns() then */
     uint32_t code_limit; /* of CS, in the blocks that were translated with one */
     bool deprivileged, exit_on_cpuid;
     uint8_t id;
