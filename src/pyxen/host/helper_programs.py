@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 #: All programs that the host may start, with the Debian packages that have them.
 PROGRAMS = {"passt": "passt", "qemu-storage-daemon": "qemu-system-common"}
 
+#: What the dynamic loader says, with exit status 127, of a program that was unpacked without what it depends on.
+_NO_LIBRARY, _NO_LIBRARY_STATUS = "error while loading shared libraries", 127
+
 _MESSAGE_BYTES = 128 << 10
 _LINE_BYTES = 2048
 
@@ -57,6 +60,9 @@ class _Program:
         """It has exited, or was never started."""
         self.status = status
         self.close_output()
+        if status == _NO_LIBRARY_STATUS and _NO_LIBRARY in self.last_words:
+            package = PROGRAMS.get(self.name, self.name)
+            self.last_words += f"; install the package {package} with all that it depends on: apt install {package}"
         self._ended.set()
         if self.started.done() and not self.started.cancelled() and self.started.exception() is None:
             self._exited(status)

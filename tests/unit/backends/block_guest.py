@@ -26,6 +26,7 @@ from pyxen.toolstack.devices.disks import DomainDisks
 from pyxen.xenstore.daemon import Daemon
 from pyxen.xenstore.guest_link import HypercallConnector
 from pyxen.xenstore.store import Store
+from tests.unit.backends.hvm_frontend import HvmGrantGuest
 from tests.unit.hypervisor.grant_guest import GrantGuest
 
 DEVID = 51712
@@ -37,12 +38,14 @@ DATA_PAGES = 16
 OKAY, ERROR, NOT_SUPPORTED = BLKIF_RSP_OKAY, BLKIF_RSP_ERROR, BLKIF_RSP_EOPNOTSUPP
 
 Segment = tuple[int, int, int]
+Guest = GrantGuest | HvmGrantGuest
+GUESTS: dict[str, type[GrantGuest] | type[HvmGrantGuest]] = {"pv": GrantGuest, "pvh": HvmGrantGuest}
 
 
 class Frontend:
     """One disk's frontend. ``request`` does what an honest driver does; the rest lets a test lie."""
 
-    def __init__(self, guest: GrantGuest, store: Store, devid: int = DEVID) -> None:
+    def __init__(self, guest: Guest, store: Store, devid: int = DEVID) -> None:
         self.guest = guest
         self.store = store
         self.path = f"/local/domain/{guest.domid}/device/vbd/{devid}"
@@ -168,7 +171,7 @@ async def until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
 class World:
     """A Domain 0 with a block backend, and one guest."""
 
-    def __init__(self, hypervisor: Hypervisor, folder: Path, helpers: HelperPrograms) -> None:
+    def __init__(self, hypervisor: Hypervisor, folder: Path, helpers: HelperPrograms, kind: str) -> None:
         loop = asyncio.get_running_loop()
         self.hypervisor = hypervisor
         self.folder = folder
@@ -176,7 +179,7 @@ class World:
         self.store = Store(self.daemon)
         self.bus = block_backend(Surroundings(hypervisor.dom0, self.store, loop, helpers))
         self.disks = DomainDisks(self.store)
-        self.guest = GrantGuest(hypervisor)
+        self.guest = GUESTS[kind](hypervisor)
         self.frontend = Frontend(self.guest, self.store)
 
     def image(self, size: int = 1 << 20, name: str = "disk.img") -> Path:
@@ -194,10 +197,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def block_world(hypervisor: Hypervisor, folder: Path, helpers: HelperPrograms | None = None) -> AsyncIterator[World]:
+async def block_world(
+    hypervisor: Hypervisor, folder: Path, helpers: HelperPrograms | None = None, kind: str = "pv"
+) -> AsyncIterator[World]:
     """At its end nothing of the guest may be held by the backend."""
     ports = len(hypervisor.domain(0).event_channels._ports)
-    world = World(hypervisor, folder, helpers or NoHelperPrograms())
+    world = World(hypervisor, folder, helpers or NoHelperPrograms(), kind)
     try:
         yield world
         await world.disks.remove_all(world.guest.domid)

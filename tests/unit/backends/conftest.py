@@ -25,13 +25,19 @@ def hypervisor() -> Iterator[Hypervisor]:
 
 
 @pytest.fixture
-def play(hypervisor: Hypervisor, tmp_path: Path) -> Play:
+def kind() -> str:
+    """Of the domain whose frontend the test plays; files of tests about what frontends do wrong have both kinds."""
+    return "pv"
+
+
+@pytest.fixture
+def play(hypervisor: Hypervisor, tmp_path: Path, kind: str) -> Play:
     """Runs a scenario with a disk's frontend; nothing may be left behind."""
 
     async def main(scenario: Scenario) -> None:
         gc.collect()  # what other tests left to the collector does not count
         before = len(os.listdir("/proc/self/fd"))
-        async with block_world(hypervisor, tmp_path) as world:
+        async with block_world(hypervisor, tmp_path, kind=kind) as world:
             await scenario(world)
         assert len(os.listdir("/proc/self/fd")) == before
 

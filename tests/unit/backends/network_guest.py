@@ -23,7 +23,7 @@ from pyxen.toolstack.devices.interfaces import DomainInterfaces
 from pyxen.xenstore.daemon import Daemon
 from pyxen.xenstore.guest_link import HypercallConnector
 from pyxen.xenstore.store import Store
-from tests.unit.backends.block_guest import until
+from tests.unit.backends.block_guest import GUESTS, Guest, until
 from tests.unit.hypervisor.grant_guest import GrantGuest
 
 TX_PFN, RX_PFN, DATA_PFN = 20, 21, 24
@@ -36,7 +36,7 @@ MORE, EXTRA, BLANK = netif.NETTXF_more_data, netif.NETTXF_extra_info, netif.NETT
 class Frontend:
     """One vif's frontend. Data pages 0 to 7 are for sending, 8 to 15 are offered for receiving."""
 
-    def __init__(self, guest: GrantGuest, store: Store) -> None:
+    def __init__(self, guest: Guest, store: Store) -> None:
         self.guest = guest
         self.store = store
         self.path = f"/local/domain/{guest.domid}/device/vif/0"
@@ -162,16 +162,16 @@ def gso(size: int, kind: int = 1) -> bytes:
 
 
 class World:
-    """A Domain 0 with a network backend, and two guests on the switch "lab"."""
+    """A Domain 0 with a network backend, and two guests on the switch "lab". ``kind``: of the first."""
 
-    def __init__(self, hypervisor: Hypervisor, helpers: HelperPrograms) -> None:
+    def __init__(self, hypervisor: Hypervisor, helpers: HelperPrograms, kind: str) -> None:
         loop = asyncio.get_running_loop()
         self.hypervisor = hypervisor
         self.daemon = Daemon(loop, HypercallConnector(hypervisor.dom0, loop.call_soon_threadsafe))
         self.store = Store(self.daemon)
         self.bus = network_backend(Surroundings(hypervisor.dom0, self.store, loop, helpers))
         self.interfaces = DomainInterfaces(self.store)
-        self.guests = [GrantGuest(hypervisor) for _ in range(2)]
+        self.guests: list[Guest] = [GUESTS[kind](hypervisor), GrantGuest(hypervisor)]
         self.first, self.second = (Frontend(guest, self.store) for guest in self.guests)
 
     async def attach(self, specification: str = "bridge=lab", index: int = 0) -> None:
@@ -186,10 +186,10 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def network_world(hypervisor: Hypervisor, helpers: HelperPrograms | None = None) -> AsyncIterator[World]:
+async def network_world(hypervisor: Hypervisor, helpers: HelperPrograms | None = None, kind: str = "pv") -> AsyncIterator[World]:
     """At its end nothing of the guests may be held by the backend."""
     ports = len(hypervisor.domain(0).event_channels._ports)
-    world = World(hypervisor, helpers or NoHelperPrograms())
+    world = World(hypervisor, helpers or NoHelperPrograms(), kind)
     try:
         yield world
         for guest in world.guests:

@@ -32,6 +32,11 @@ from tests.unit.backends.block_guest import (
 )
 
 
+@pytest.fixture(params=["pv", "pvh"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.mark.parametrize("distance", [33, 1 << 31, -1])
 def test_runaway_producer_closes_the_device(play: Play, distance: int) -> None:
     async def scenario(world: World) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,17 +85,41 @@ def test_image_that_shrinks_and_grows(play: Play) -> None:
     play(connected(scenario))
 
 
-def test_host_disk_that_is_full(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_a_file_of_the_host_that_may_not_grow(play: Play) -> None:
+    """RLIMIT_FSIZE, a quota's like: EFBIG is an error for the guest and nothing worse for the host."""
 
     async def scenario(world: World) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pwritev", full)
-            assert await world.frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == ERROR
-        assert await world.frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == OKAY
+        image = world.folder / "sparse.img"
+        image.touch()
+        os.truncate(image, 8 << 20)
+        await world.attach(image)
+        await world.frontend.connect()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, limits[1]))
+        try:
+            assert await world.frontend.request(plain(BLKIF_OP_WRITE, (4 << 20) // 512, data_segments(1))) == ERROR
+            assert await world.frontend.request(plain(BLKIF_OP_WRITE, 0, data_segments(1))) == OKAY
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert await world.frontend.request(plain(BLKIF_OP_WRITE, (4 << 20) // 512, data_segments(1))) == OKAY
 
-    play(connected(scenario))
+    play(scenario)
+
+
+def test_host_disk_that_is_full(tmp_path: Path) -> None:
+    """A file system of 1 MiB, in a mount name space of its own."""
+    enter = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user"))]
+    inside = 'mount -t tmpfs -o size=1m full "$1" && exec "$2" -m tests.unit.backends.full_file_system "$1"'
+    command = [*enter, "sh", "-c", inside, "sh", str(tmp_path), sys.executable]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if "unshare" in ran.stderr or "mount:" in ran.stderr:
+        pytest.skip(f"no file system of its own: {ran.stderr.strip()}")
+    assert ran.returncode == 0, ran.stderr
+    log, written, read, again = ran.stdout.splitlines()
+    assert "sparse.img: No space left on device; the guest gets an I/O error" in log
+    words = written.split()
+    assert 10 <= int(words[1]) <= 24 and int(words[3]) == 64 - int(words[1])
+    assert (read, again) == (f"read {OKAY}", f"with room again {OKAY}")
 
 
 def test_media_of_a_cd_drive(play: Play) -> None:

@@ -40,12 +40,17 @@ def plain(payload: bytes = b"payload", to: bytes = b"\xff" * 6, source: bytes = 
     return to + source + b"\x88\xb5" + payload
 
 
+@pytest.fixture(params=["pv", "pvh"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def play(hypervisor: Hypervisor) -> Callable[[Scenario], None]:
+def play(hypervisor: Hypervisor, kind: str) -> Callable[[Scenario], None]:
     async def main(scenario: Scenario) -> None:
         gc.collect()  # what other tests left to the collector does not count
         before = len(os.listdir("/proc/self/fd"))
-        async with network_world(hypervisor) as world:
+        async with network_world(hypervisor, kind=kind) as world:
             await scenario(world)
         assert len(os.listdir("/proc/self/fd")) == before
 

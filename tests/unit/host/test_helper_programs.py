@@ -120,6 +120,22 @@ async def test_a_missing_program_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 @_in_a_loop
+async def test_a_program_without_its_libraries_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As one has it that was unpacked alone. The loader's own words."""
+    (tmp_path / "gone.c").write_text("int gone(void) { return 0; }")
+    (tmp_path / "passt.c").write_text("int gone(void); int main(void) { return gone(); }")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "libgone.so", "gone.c"], cwd=tmp_path, check=True)
+    subprocess.run(["gcc", "-o", "passt", "passt.c", "-L.", "-lgone"], cwd=tmp_path, check=True)
+    (tmp_path / "libgone.so").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    async with _helpers("passt") as helpers:
+        program = await helpers.start("passt", [], owner="test")
+        assert await program.wait() == 127
+        assert "error while loading shared libraries: libgone.so" in program.last_words
+        assert program.last_words.endswith("; install the package passt with all that it depends on: apt install passt")
+
+
+@_in_a_loop
 async def test_stop_asks_first_and_kills_what_does_not_listen() -> None:
     async with _helpers("sh") as helpers:
         polite = await helpers.start("sh", ["-c", "trap 'exit 5' TERM; echo ready >&2; while :; do sleep 0.05; done"], owner="t")
