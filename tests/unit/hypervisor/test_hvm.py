@@ -9,9 +9,10 @@ import pytest
 
 from pyxen.abi import memory, xen
 from pyxen.abi.hvm import hvm_op, params
+from pyxen.engine.interface import CS, ExitReason
 from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError, ShutdownReason
 from pyxen.hypervisor.guest_access import GuestFault
-from pyxen.hypervisor.hvm import interrupts, local_apic, msr
+from pyxen.hypervisor.hvm import exits, interrupts, local_apic, msr, processor_reset
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.hvm_guest import PAGE, SmallHvmDomain
@@ -414,13 +415,18 @@ def test_interrupts_to_itself_without_end(machine: Hypervisor) -> None:
     assert not hvm.dom0.domain_info(hvm.domid).shutdown
 
 
-@pytest.mark.parametrize(
-    "load",
-    [b"\xa1" + struct.pack("<I", APIC_VERSION), b"\x8b\x04\x65" + struct.pack("<I", APIC_VERSION), b"\x8b\x84\x60" + struct.pack("<I", 0)],
-    ids=["moffs", "a SIB octet with neither base nor index", "a SIB octet without an index"],
-)
-def test_operands_in_the_local_apic(hvm: SmallHvmDomain, load: bytes) -> None:
-    """EAX is the register's address, and then what is read there; HLT ends the domain."""
-    code = b"\xb8" + struct.pack("<I", APIC_VERSION) + load + b"\xa3" + struct.pack("<I", 0x2000) + b"\xfa\xf4"
-    assert "HLT" in hvm.run(code).crash_cause
-    assert hvm.get("I", 0x2000) == (local_apic.VERSION_VALUE,)
+@pytest.mark.parametrize("sib", [0x00, 0x20, 0x60, 0xE0], ids=["[rax+rax]", "[rax]", "[rax] with a scale of 2", "[rax] with a scale of 8"])
+def test_operands_in_the_local_apic(hvm: SmallHvmDomain, sib: int) -> None:
+    """mov ecx, [SIB] in long mode: a SIB octet may have a scale and yet no index."""
+    for table, entry in ((0x3000, 0x4003), *((0x4000 + 8 * index, index << 30 | 0x83) for index in range(4))):
+        hvm.put("Q", entry, at=table)
+    hvm.write(0x1000, bytes((0x8B, 0x0C, sib)))
+    state = hvm.vcpu.state
+    state.cr0, state.cr3, state.cr4, state.efer, state.rip = 0x80000011, 0x3000, 0x20, 0x500, 0x1000
+    state.segs[CS].attributes = processor_reset.CODE64
+    state.rax = APIC_VERSION // (1 if sib else 2)
+    state.exit_reason, state.qualification, state.error_code = ExitReason.BAD_MEMORY, APIC_VERSION, 0
+    with hvm.hypervisor.lock:
+        exits.EXIT_HANDLERS[ExitReason.BAD_MEMORY](hvm.vcpu)
+    assert (state.rip, state.rcx) == (0x1003, local_apic.VERSION_VALUE)
+    assert not hvm.domain.is_shut_down
