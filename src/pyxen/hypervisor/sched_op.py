@@ -78,6 +78,8 @@ def _poll(vcpu: Vcpu, argument: int) -> int:
     if poll.timeout:
         if poll.timeout >= SIGN or poll.timeout <= vcpu.hypervisor.now():
             return 0
+        if vcpu.poll_timer is not None:  # of a poll before this in a multicall, which sleeps only at its end
+            vcpu.poll_timer.cancel()
         vcpu.poll_timer = vcpu.domain.add_timer(poll.timeout, vcpu.wake)
     vcpu.polled_port = ports[0] if len(ports) == 1 else ANY_PORT
     vcpu.block()
