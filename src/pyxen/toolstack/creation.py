@@ -35,6 +35,7 @@ from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeStat
 from pyxen.toolstack.domain_store import DomainStore, RingAddress
 from pyxen.toolstack.errors import Fault, ToolstackError
 from pyxen.toolstack.file_paths import absolute_path
+from pyxen.toolstack.firmware import firmware_image
 from pyxen.toolstack.start_observer import StartObserver
 from pyxen.toolstack.timeline import Stage, Timeline
 from pyxen.xenstore.errors import StoreError
@@ -186,7 +187,8 @@ class _DomainBuilder:
     def build(self) -> tuple[int, Connections]:
         config = self._config
         if not config.bootloader:
-            return self._build(config.kernel, config.ramdisk, config.command_line)
+            kernel = firmware_image(config.type, config.firmware) if config.firmware else config.kernel
+            return self._build(kernel, config.ramdisk, config.command_line)
         self._report("reading the disk")
         with boot_files(config) as found:
             try:

@@ -98,7 +98,7 @@ def test_command_line(text: str, line: str) -> None:
         ("vif=['backend=drivers']", "f:3"),
         ("\ndisk=['backend=drivers,vdev=xvda,target=/a']", "f:4"),
         ('bootloader="/opt/loader"', "f:3"),
-        ('kernel="";firmware="pvgrub64"', "f:3"),
+        ('kernel="";firmware="pvgrub32"', "f:3"),
     ],
 )
 def test_what_pyxen_can_not_make_yet(text: str, place: str) -> None:

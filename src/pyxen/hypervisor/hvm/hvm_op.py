@@ -70,6 +70,8 @@ def _set_param(vcpu: HvmVcpu, argument: int) -> int:
         return -errno.ENODEV  # there is no ACPI timer
     if op.index == params.HVM_PARAM_CALLBACK_IRQ:
         vcpu.container.set_callback(op.value)
+        # Kernels without a hypercall page (Linux since 6.1.120) tell here of how many bits they are.
+        vcpu.container.latch_width(vcpu)
     elif op.index == params.HVM_PARAM_X87_FIP_WIDTH and op.value not in (0, 4, 8):
         return -errno.EINVAL
     elif op.index in (params.HVM_PARAM_VM86_TSS, params.HVM_PARAM_VM86_TSS_SIZED):

@@ -30,6 +30,7 @@ MAX_VCPUS = 8192
 #: Checked and kept, for the tools that show them; but nothing in pyxen acts on them yet.
 WITHOUT_EFFECT = ("driver_domain",)
 
+FIRMWARES = ("pvgrub32", "pvgrub64")
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 
 
@@ -142,8 +143,8 @@ class DomainConfig:
             reasons.append(("type", 'domains of type "hvm" are not supported yet; use type = "pv" or "pvh"'))
         if self.bootloader and os.path.basename(self.bootloader) != "pygrub":
             reasons.append(("bootloader", f'the boot loader "{self.bootloader}" is not supported yet; use bootloader = "pygrub"'))
-        if self.firmware:
-            reasons.append(("firmware", "`firmware' is not supported yet; give GRUB's image as the kernel (see examples/grub-pv.cfg)"))
+        if self.firmware == "pvgrub32" and self.type == "pv":
+            reasons.append(("firmware", '32-bit PV domains are not supported yet; use firmware = "pvgrub64", or type = "pvh"'))
         reasons += [("disk", f"`disk': {disk.vdev}: {disk.unsupported()}") for disk in self.disk if disk.unsupported()]
         reasons += [("vif", f"`vif': {vif.unsupported()}") for vif in self.vif if vif.unsupported()]
         return reasons
@@ -225,10 +226,10 @@ class _Reader:
             raise self._error("maxvcpus", f"maxvcpus ({config.maxvcpus}) is less than vcpus ({config.vcpus})")
         if config.maxmem is not None and config.maxmem < config.memory_mib:
             raise self._error("maxmem", f"maxmem ({config.maxmem}) is less than memory ({config.memory_mib})")
-        if config.kernel and config.firmware and config.type == "pv":
-            raise self._error("firmware", "both kernel and firmware are given")
-        if config.firmware and config.type == "pv" and config.firmware not in ("pvgrub32", "pvgrub64"):
-            raise self._error("firmware", f'unknown firmware "{config.firmware}"; it must be one of: pvgrub32, pvgrub64')
+        if (config.kernel or config.bootloader) and config.firmware and config.type != "hvm":
+            raise self._error("firmware", f"both {'kernel' if config.kernel else 'bootloader'} and firmware are given")
+        if config.firmware and config.type != "hvm" and config.firmware not in FIRMWARES:
+            raise self._error("firmware", f'unknown firmware "{config.firmware}"; it must be one of: {", ".join(FIRMWARES)}')
         if not (config.kernel or config.bootloader or config.firmware) and config.type != "hvm":
             raise ConfigError(Place(self._settings.source), 'neither kernel nor bootloader is given: kernel = "PATH"')
         if config.tsc_mode == "native_paravirt":
