@@ -174,6 +174,13 @@ class Builder:
             kernels = pool.map(lambda program: self._kernel(program, framework[program.platform]), programs)
             return dict(zip((program.name for program in programs), kernels, strict=True))
 
+    def build_alone(self, source: Path) -> Path:
+        """A kernel of one file and its own linker script beside it (``.ld``), with the framework's headers but none of its code."""
+        script = source.with_suffix(".ld")
+        platform = Platform("low", "pv", ("-mcmodel=small",))
+        target = self._path(platform, source.read_text() + script.read_text(), source.stem, ".elf")
+        return self._make(target, [*self._command(platform), *LINK_FLAGS, f"-Wl,-T,{script}", str(source)])
+
     def _command(self, platform: Platform) -> list[str]:
         includes = [argument for folder in platform.folders for argument in ("-I", str(folder))]
         return [*self._compile, *platform.flags, *includes]

@@ -39,6 +39,12 @@ def xl(*arguments: str, cwd: Path | None = None, text: str = "") -> str:
     return result.stdout
 
 
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command whose output is read through a pipe, without input."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(_command(program, arguments), env=_environment(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
 def spawn(program: str, *arguments: str, cwd: Path | None = None) -> pexpect.spawn:
     """Start a command on a terminal."""
     return pexpect.spawn(
