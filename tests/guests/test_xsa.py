@@ -242,6 +242,28 @@ def test_xsa_330_reset_watches(scene: Scene) -> None:
     assert scene.world.daemon.memory_of(client) == before
 
 
+def test_xsa_512_watches_of_connections_that_were_reset(scene: Scene) -> None:
+    """oxenstored: a guest that reconnected left its watches behind, and each time more of them."""
+    daemon = scene.world.daemon
+    interface = scene.hostile.interface
+    scene.store.write(f"{HOME.format(1)}/w1", "changed")
+    before = daemon.memory_of(daemon.guests[1].connection)
+    for _ in range(20):
+        for number in range(daemon.quotas.watches):
+            assert scene.hostile.do(xs_wire.XS_WATCH, f"w{number}", "t" * 300) == "OK"
+        assert scene.hostile.do(xs_wire.XS_WATCH, "one-more", "t") == "E2BIG"
+        scene.hostile.new_events()
+        interface.connection = xs_wire.XENSTORE_RECONNECT
+        scene.hostile.kick()
+        scene.world.loop.run()
+        assert interface.connection == xs_wire.XENSTORE_CONNECTED
+        scene.store.write(f"{HOME.format(1)}/w1", "changed")
+        scene.world.loop.run()
+        assert scene.hostile.new_events() == []
+    assert daemon.memory_of(daemon.guests[1].connection) == before
+    scene.check()
+
+
 def test_xsa_352_ownership(scene: Scene) -> None:
     """oxenstored: an unprivileged client could give its nodes away, or take others'."""
     assert scene.hostile.write("mine", "1") == "OK"
@@ -431,11 +453,10 @@ def test_the_table_is_complete() -> None:
     """docs/xsa.md names each test of an advisory, and no test that does not exist."""
     here = Path(__file__).parent
     table = (here.parents[1] / "docs" / "xsa.md").read_text()
-    tests = {source.stem for source in (here / "programs").glob("xsa_*.c")}
+    sources = [source for folder in ("programs", "pvh/programs") for source in (here / folder).glob("xsa_*.c")]
+    tests = {source.stem for source in sources}
     tests |= set(re.findall(r"^def test_(xsa_\w+)", Path(__file__).read_text(), re.MULTILINE))
     assert set(re.findall(r"xsa_\d\w+", table)) == tests
     claimed = set(map(int, re.findall(r"^\| (\d+) \|.*xsa_\d", table, re.MULTILINE)))
-    named = {
-        int(number) for source in (here / "programs").glob("xsa_*.c") for number in re.findall(r'"[^"]*?XSA-(\d+)', source.read_text())
-    }
+    named = {int(number) for source in sources for number in re.findall(r'"[^"]*?XSA-(\d+)', source.read_text())}
     assert named <= claimed, f"checked, but not in the table: {sorted(named - claimed)}"

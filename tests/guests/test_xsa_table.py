@@ -12,7 +12,7 @@ from tests.guests import test_xsa
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (ROOT / "tests" / "guests" / "programs", ROOT / "tests" / "guests" / "pvh" / "programs")
-LAST = 494
+LAST = 517
 
 
 def rows() -> list[list[str]]:
