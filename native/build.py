@@ -29,7 +29,7 @@ UNICORN_VERSION = "2.1.4"
 UNICORN_SHA256 = "00567a70e323f749b419cd86bee4f9115beab7ebba32194581c090cbb7c59cff"
 LIBRARY = "libpyxen-engine.so"
 
-HEADERS = ("pyxen_state.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h", "pyxen_sse.h")
+HEADERS = ("pyxen_state.h", "pyxen_frames.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h", "pyxen_sse.h")
 SOURCES = (
     "pyxen_access.c",
     "pyxen_atomic.c",
@@ -40,8 +40,11 @@ SOURCES = (
     "pyxen_decode.c",
     "pyxen_exits.c",
     "pyxen_fpu.c",
+    "pyxen_frames.c",
     "pyxen_gate.c",
     "pyxen_injection.c",
+    "pyxen_lock.c",
+    "pyxen_mmu.c",
     "pyxen_physical.c",
     "pyxen_string.c",
 )

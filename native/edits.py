@@ -18,8 +18,9 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "    qemu/target/i386/pyxen_code.c\n    qemu/target/i386/pyxen_exits.c\n"
         "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_decode.c\n"
         "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
-        "    qemu/target/i386/pyxen_gate.c\n"
-        "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_physical.c\n"
+        "    qemu/target/i386/pyxen_frames.c\n    qemu/target/i386/pyxen_gate.c\n"
+        "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_lock.c\n"
+        "    qemu/target/i386/pyxen_mmu.c\n    qemu/target/i386/pyxen_physical.c\n"
         "    qemu/target/i386/pyxen_access.c\n",
     ),
     Edit(

@@ -181,6 +181,17 @@ PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *p, uint64_t mfn)
     }
 }
 
+/* Hypervisor.note_write. */
+void pyxen_frame_written(struct pyxen_cpu *p, uint64_t frame)
+{
+    struct pyxen_work item = { frame << TARGET_PAGE_BITS, TARGET_PAGE_SIZE };
+
+    if (pyxen_machine_has_code(p->machine, frame)) {
+        send(p, item);
+        send_to_others(p, item);
+    }
+}
+
 /* ------------------------------------------------------------------ the frames of this CPU */
 
 static bool holds_code(struct pyxen_cpu *p, uint64_t frame)

@@ -16,12 +16,20 @@
 struct pyxen_machine;
 struct pyxen_cpu;
 struct pyxen_gate;
+struct pyxen_lock;
 
 /* Fills `layout` with PYXEN_ENGINE_VERSION, sizeof(struct pyxen_state) and the offset of each field, in order; returns how many. */
 PYXEN_EXPORT int pyxen_layout(uint32_t *layout, int room);
 
 PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t bytes);
 PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *machine);
+/* The hypervisor's lock. `wait` is for who holds neither it nor Python's interpreter lock; he then holds it as if taken `depth` times. */
+PYXEN_EXPORT struct pyxen_lock *pyxen_machine_lock(struct pyxen_machine *machine);
+PYXEN_EXPORT int pyxen_lock_owned(struct pyxen_lock *lock);
+PYXEN_EXPORT int pyxen_lock_try(struct pyxen_lock *lock);
+PYXEN_EXPORT void pyxen_lock_wait(struct pyxen_lock *lock, uint32_t depth);
+PYXEN_EXPORT int pyxen_lock_release(struct pyxen_lock *lock); /* not 0: the caller does not hold it */
+PYXEN_EXPORT uint32_t pyxen_lock_release_all(struct pyxen_lock *lock); /* -> how many times the caller held it */
 PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *machine, uint64_t mfn);
 /* Atomic against running guests. `address` is physical, inside memory and a multiple of 8: the caller has checked. */
 PYXEN_EXPORT uint64_t pyxen_machine_set_bits(struct pyxen_machine *machine, uint64_t address, uint64_t mask);
@@ -46,6 +54,10 @@ PYXEN_EXPORT int pyxen_cpu_write_fpu(struct pyxen_cpu *cpu, const uint8_t *image
 PYXEN_EXPORT void pyxen_cpu_cpuid(struct pyxen_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t *registers);
 /* `gate` belongs to the caller and must outlive the vCPU. Not 0: it is of another layout. */
 PYXEN_EXPORT int pyxen_gate_attach(struct pyxen_cpu *cpu, struct pyxen_gate *gate, uint64_t size);
+/* What the gate makes of the exit that the block says it has. Not 0: it is served. */
+PYXEN_EXPORT int pyxen_cpu_serve(struct pyxen_cpu *cpu);
+/* FrameTable.validate, or devalidate, of a page table of the vCPU's domain. 0: nothing was done, it is not a plain case. */
+PYXEN_EXPORT int pyxen_frames_table(struct pyxen_gate *gate, uint64_t mfn, uint32_t level, int validates);
 PYXEN_EXPORT uint64_t pyxen_tsc(void);
 
 #endif

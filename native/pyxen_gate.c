@@ -58,20 +58,20 @@ static bool is_canonical(uint64_t address)
     return address < LOWER_HALF_END || address >= -LOWER_HALF_END;
 }
 
-static bool is_guest_address(uint64_t address)
+bool pyxen_is_guest_address(uint64_t address)
 {
     return address < LOWER_HALF_END || address >= XEN_RANGE_END;
 }
 
 /* guest_access.translate: the octet's place in memory, or NULL. Not NULL only if `size` octets lie in the same page. */
-static uint8_t *translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, bool write, unsigned size)
+uint8_t *pyxen_translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, bool write, unsigned size)
 {
     uint8_t *memory = p->machine->memory;
     uint64_t bytes = p->machine->bytes;
     uint64_t table = root, rights = ~0ull, entry;
     int shift;
 
-    if (!is_guest_address(address) || (address & 0xfff) > 4096 - size) {
+    if (!pyxen_is_guest_address(address) || (address & 0xfff) > 4096 - size) {
         return NULL;
     }
     for (shift = 39; shift >= 12; shift -= 9) {
@@ -86,13 +86,15 @@ static uint8_t *translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, 
         }
         table = entry & PTE_ADDRESS;
     }
-    if (table >= bytes) {
-        return NULL;
-    }
-    if (write && p->machine->code_holders[table >> 12]) {
-        return NULL; /* translated code has to go first: the hypervisor's way knows how */
-    }
-    return memory + table + (address & 0xfff);
+    return table < bytes ? memory + table + (address & 0xfff) : NULL;
+}
+
+/* NULL too where translated code would have to go: the hypervisor's way knows how. */
+static uint8_t *translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, bool write, unsigned size)
+{
+    uint8_t *place = pyxen_translate(p, root, address, write, size);
+
+    return place && write && p->machine->code_holders[(place - p->machine->memory) >> 12] ? NULL : place;
 }
 
 static void set_segment(SegmentCache *segment, uint32_t selector, uint64_t base, uint32_t limit, uint32_t attributes)
@@ -103,7 +105,7 @@ static void set_segment(SegmentCache *segment, uint32_t selector, uint64_t base,
     segment->flags = attributes;
 }
 
-static void set_root(struct pyxen_cpu *p, CPUX86State *env, uint64_t root)
+void pyxen_set_root(struct pyxen_cpu *p, CPUX86State *env, uint64_t root)
 {
     env->cr[3] = root;
     p->state->cr3 = root; /* the block keeps it: the translator never changes CR3 of a deprivileged guest */
@@ -118,7 +120,7 @@ static void toggle_mode(struct pyxen_cpu *p, CPUX86State *env)
     env->segs[R_GS].base = g->gs_base_other;
     g->gs_base_other = base;
     g->kernel_mode = !g->kernel_mode;
-    set_root(p, env, g->kernel_mode ? g->kernel_root : g->user_root);
+    pyxen_set_root(p, env, g->kernel_mode ? g->kernel_root : g->user_root);
     p->cpl = g->kernel_mode ? KERNEL_CPL : USER_CPL;
 }
 
@@ -260,7 +262,7 @@ static bool set_segment_base(struct pyxen_gate *g, CPUX86State *env, uint64_t wh
     case 0:
     case 1:
     case 2:
-        if (!is_guest_address(base)) {
+        if (!pyxen_is_guest_address(base)) {
             return false;
         }
         if (which == 1) {
@@ -300,32 +302,27 @@ static void set_task_switched(struct pyxen_cpu *p, CPUX86State *env, bool on)
     pyxen_update_hflags(env, p->cpl);
 }
 
-static bool hypercall(struct pyxen_cpu *p, CPUX86State *env)
+bool pyxen_register_hypercall(struct pyxen_cpu *p, CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result)
 {
     struct pyxen_gate *g = p->gate;
-    uint64_t number = env->regs[R_EAX], result = 0;
 
+    *result = 0;
     switch (number) {
-    case HYPERCALL_IRET:
-        if (!hypercall_iret(p, env)) {
-            return false;
-        }
-        g->hypercalls[number]++;
-        return true;
     case HYPERCALL_STACK_SWITCH:
-        g->kernel_sp = env->regs[R_ESI];
+        g->kernel_ss = (arguments[0] & 0xffff) | 3;
+        g->kernel_sp = arguments[1];
         break;
     case HYPERCALL_FPU_TASKSWITCH:
-        set_task_switched(p, env, (uint32_t)env->regs[R_EDI] != 0);
+        set_task_switched(p, env, (uint32_t)arguments[0] != 0);
         break;
     case HYPERCALL_XEN_VERSION:
-        if (env->regs[R_EDI] != 0) {
+        if ((uint32_t)arguments[0] != 0) {
             return false;
         }
-        result = XEN_VERSION; /* Linux asks so often because events are delivered on the way back */
+        *result = XEN_VERSION; /* Linux asks so often because events are delivered on the way back */
         break;
     case HYPERCALL_SET_SEGMENT_BASE:
-        if (!set_segment_base(g, env, env->regs[R_EDI], env->regs[R_ESI])) {
+        if (!set_segment_base(g, env, (uint32_t)arguments[0], arguments[1])) {
             return false;
         }
         break;
@@ -333,6 +330,23 @@ static bool hypercall(struct pyxen_cpu *p, CPUX86State *env)
         return false;
     }
     g->hypercalls[number]++;
+    return true;
+}
+
+static bool hypercall(struct pyxen_cpu *p, CPUX86State *env)
+{
+    uint64_t number = env->regs[R_EAX], result, arguments[] = { env->regs[R_EDI], env->regs[R_ESI] };
+
+    if (number == HYPERCALL_IRET) {
+        if (!hypercall_iret(p, env)) {
+            return false;
+        }
+        p->gate->hypercalls[number]++;
+        return true;
+    }
+    if (!pyxen_register_hypercall(p, env, number, arguments, &result)) {
+        return pyxen_paging_hypercall(p, env);
+    }
     env->regs[R_ECX] = env->eip;
     env->regs[11] = env->eflags;
     env->regs[R_EAX] = result;
@@ -416,11 +430,23 @@ bool pyxen_gate_serve(struct pyxen_cpu *p, CPUX86State *env)
     return served;
 }
 
+PYXEN_EXPORT int pyxen_cpu_serve(struct pyxen_cpu *p)
+{
+    CPUX86State *env = p->uc->cpu->env_ptr;
+    bool served;
+
+    pyxen_load_block(p, env);
+    served = p->gate && pyxen_gate_serve(p, env);
+    pyxen_store_block(p, env);
+    return served;
+}
+
 PYXEN_EXPORT int pyxen_gate_attach(struct pyxen_cpu *p, struct pyxen_gate *gate, uint64_t size)
 {
-    if (size != sizeof(*gate)) {
+    if (size != sizeof(*gate) + sizeof(*gate->domain) + sizeof(*gate->domain->frames)) {
         return -1;
     }
     p->gate = gate;
+    gate->cpu = p;
     return 0;
 }

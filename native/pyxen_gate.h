@@ -2,7 +2,7 @@
  * The gate: the hypervisor's hot paths for PV guests, in C, so that they need neither Python nor its lock.
  *
  * The block is shared with Python (src/pyxen/hypervisor/gate.py): it holds what Xen keeps of a vCPU and these paths need. It belongs to the
- * vCPU's thread; others touch it only while the vCPU is not in the guest.
+ * vCPU's thread; others touch it only while the vCPU is not in the guest. What is about memory management is under the hypervisor's lock.
  *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
@@ -11,6 +11,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "pyxen_frames.h"
 
 #define PYXEN_GATE_SEGMENTS 4
 #define PYXEN_GATE_HYPERCALLS 64
@@ -27,11 +29,19 @@ struct pyxen_gate_segment {
     uint32_t limit, attributes, pad;
 };
 
+/* What the vCPUs of a domain have in common; under the hypervisor's lock. */
+struct pyxen_gate_domain {
+    struct pyxen_frames *frames;
+    uint64_t domid, vcpus;
+    uint64_t per_domain_entry; /* of its L4 tables */
+    uint64_t exclusive;        /* work on its memory is half done, and no vCPU of it may see that */
+};
+
 struct pyxen_gate {
     uint64_t enabled;
     uint64_t kernel_mode;
     uint64_t kernel_root, user_root; /* machine addresses of L4 tables; 0: none */
-    uint64_t kernel_sp;
+    uint64_t kernel_sp, kernel_ss;
     uint64_t gs_base_other;          /* of the mode the vCPU is not in */
     uint64_t info;                   /* machine address of vcpu_info */
     uint64_t event_callback, syscall_callback, syscall_masks_events;
@@ -40,6 +50,13 @@ struct pyxen_gate {
     uint64_t architectural_iopl;
     uint64_t ldt_start, ldt_end;     /* linear addresses of the vCPU's LDT area */
     uint64_t system_calls, page_faults, upcalls;
+    struct pyxen_gate_domain *domain;
+    struct pyxen_gate *next;         /* the domain's vCPUs, in a ring */
+    struct pyxen_cpu *cpu;           /* set when it is attached */
+    uint64_t vcpu_id;
+    uint64_t in_guest;               /* set with the lock held, cleared without it */
+    uint64_t flush_clock;            /* see pyxen_frames.h; no translation in its TLB is older */
+    uint64_t flushes;
     uint64_t hypercalls[PYXEN_GATE_HYPERCALLS];
     struct pyxen_gate_segment code[PYXEN_GATE_SEGMENTS], stack[PYXEN_GATE_SEGMENTS];
     struct pyxen_gate_trap traps[256];

@@ -35,7 +35,15 @@ struct pyxen_work_list {
     unsigned used, room;
 };
 
+/* See pyxen_lock.c. */
+struct pyxen_lock {
+    uint32_t held, waiters, hungry, releases; /* atomic */
+    char *owner;                              /* atomic: of a variable that each thread has */
+    uint32_t depth;
+};
+
 struct pyxen_machine {
+    struct pyxen_lock hypervisor; /* taken before the others here */
     uint8_t *memory;
     uint64_t bytes, frames;
     uint16_t *code_holders; /* per frame: how many CPUs hold code translated from it */
@@ -87,6 +95,16 @@ void pyxen_store_block(struct pyxen_cpu *p, const struct CPUX86State *env);
 void pyxen_record_exit(struct pyxen_cpu *p, uint32_t reason, uint32_t instruction_length, uint64_t qualification);
 /* After an exit. True: it has been served, the guest goes on. */
 bool pyxen_gate_serve(struct pyxen_cpu *p, struct CPUX86State *env);
+bool pyxen_lock_try_shortly(struct pyxen_lock *lock);
+/* Parts of the gate. */
+bool pyxen_is_guest_address(uint64_t address);
+uint8_t *pyxen_translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, bool write, unsigned size);
+void pyxen_set_root(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t root);
+/* Hypercalls that change only registers. False: there is no such one, or Python has to look. */
+bool pyxen_register_hypercall(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result);
+bool pyxen_paging_hypercall(struct pyxen_cpu *p, struct CPUX86State *env);
+/* The hypervisor has written to a frame. */
+void pyxen_frame_written(struct pyxen_cpu *p, uint64_t frame);
 void pyxen_request(struct pyxen_cpu *p, uint32_t request);
 bool pyxen_debug_trap(struct pyxen_cpu *p);
 bool pyxen_injection_wanted(const struct pyxen_cpu *p);

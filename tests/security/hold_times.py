@@ -17,22 +17,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 
 from pyxen.abi import event_channel, grant_table, memory, xen
 from pyxen.abi.arch_x86_64 import VGCF_in_kernel, vcpu_guest_context, xen_pfn_to_cr3
 from pyxen.abi.vcpu import VCPUOP_initialise
+from pyxen.engine.interface import Engine, Lock
+from pyxen.engine.unicorn_engine import UnicornEngine
 from pyxen.hypervisor import grant_mapping, hypercall_table
-from pyxen.hypervisor import hypervisor as hypervisor_module
 from pyxen.hypervisor.frame_table import L4
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import PRESENT
 from pyxen.hypervisor.preemption import Preempted
 from tests.unit.hypervisor.grant_guest import GrantGuest
-from tests.unit.hypervisor.machine import BASE, LEAF_FLAGS, PAGE, TABLE_FLAGS, SmallDomain, new_machine
+from tests.unit.hypervisor.machine import BASE, LEAF_FLAGS, PAGE, TABLE_FLAGS, SmallDomain
 
 SELF = 0x7FF0
 MACHINE_BYTES = 24 << 30
@@ -43,19 +42,18 @@ LIST = 4096  #: elements of the lists; more than one continuation's worth
 class MeteredLock:
     """A re-entrant lock that knows the longest time that it was held, in milliseconds by the clock and of the holder's CPU time."""
 
-    def __init__(self) -> None:
-        self._lock = _RLOCK()
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
         self._depth = 0
         self._since = (0, 0)
         self.longest = (0.0, 0.0)
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        taken = self._lock.acquire(blocking, timeout)
-        if taken:
-            self._depth += 1
-            if self._depth == 1:
-                self._begin()
-        return taken
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            self._begin()
+        return True
 
     def release(self) -> None:
         self._depth -= 1
@@ -76,6 +74,9 @@ class MeteredLock:
         clock, cpu = ((end - begin) / 1e6 for begin, end in zip(self._since, now, strict=True))
         self.longest = (max(self.longest[0], clock), max(self.longest[1], cpu))
 
+    def condition(self) -> threading.Condition:
+        return threading.Condition(self)  # type: ignore[arg-type]
+
     # What threading.Condition needs.
     def _release_save(self) -> object:
         self._end()
@@ -91,14 +92,15 @@ class MeteredLock:
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]
 
 
-_RLOCK = threading.RLock
+def _metered_engine(memory_address: int, memory_bytes: int) -> Engine:
+    engine = UnicornEngine(memory_address, memory_bytes)
+    engine.lock = MeteredLock(engine.lock)
+    return engine
 
 
 def metered_machine() -> tuple[Hypervisor, MeteredLock]:
     """A machine whose lock is metered."""
-    names = SimpleNamespace(**{**vars(threading), "RLock": MeteredLock})
-    with mock.patch.object(hypervisor_module, "threading", names):
-        machine = new_machine(MACHINE_BYTES)
+    machine = Hypervisor(_metered_engine, memory_bytes=MACHINE_BYTES, self_test=False)
     assert isinstance(machine.lock, MeteredLock)
     return machine, machine.lock
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -181,9 +182,13 @@ class VirtualCpu(Protocol):
         """The hypervisor or another vCPU wrote to frame ``mfn``: drop code translated from it. From any thread: takes effect before the
         next ``run``, or, while running, after a kick that this call makes by itself."""
 
+    def serve_exit(self) -> bool:
+        """Let the native gate look at the exit that ``state`` says there was, as if a run had come to it. -> whether it has served it;
+        if not, the state is as a run would leave it to the hypervisor. For tests of the gate; the vCPU is not running."""
+
     def attach_gate(self, address: int, size: int) -> bool:
-        """Let native code serve exits on the block at ``address`` (native/pyxen_gate.h), which must outlive the vCPU. False: this engine
-        has no such code, or it is for a block of another size."""
+        """Let native code serve exits on the block at ``address`` (native/pyxen_gate.h), which must outlive the vCPU. ``size``: of it and
+        the blocks that it leads to. False: this engine has no such code, or it is for blocks of another size."""
 
     def set_physical_map(self, address: int, frames: int) -> None:
         """Give the guest physical addresses of its own: the table at ``address`` in this process has a 32-bit entry for each of its frames,
@@ -200,10 +205,29 @@ class VirtualCpu(Protocol):
         """Free the engine's resources. The vCPU must not be running."""
 
 
+class Lock(Protocol):
+    """A recursive lock that the engine's own code can hold, too. Its waiters do not hold the GIL."""
+
+    def acquire(self) -> bool:
+        """Wait for it; True."""
+
+    def release(self) -> None:
+        """RuntimeError if the caller does not hold it."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *_: object) -> None: ...
+    def condition(self) -> threading.Condition:
+        """A condition variable on it."""
+
+
 class Engine(Protocol):
     """A maker of vCPUs over one physical memory."""
 
     name: str
+
+    @property
+    def lock(self) -> Lock:
+        """For all who work on this physical memory."""
 
     def create_cpu(self, *, exit_on_cpuid: bool, deprivileged: bool) -> VirtualCpu:
         """A vCPU in 64-bit mode with paging off, ready for its state to be set.
@@ -220,6 +244,13 @@ class Engine(Protocol):
 
     def tsc(self) -> int:
         """The counter that RDTSC of a guest without scale and offset reads now."""
+
+    def validate(self, gate: int, mfn: int, level: int) -> bool:
+        """Check the page table ``mfn`` and take all its references, for the domain of the gate block at ``gate``, which is attached. False:
+        nothing was done. Lock held."""
+
+    def devalidate(self, gate: int, mfn: int, level: int) -> bool:
+        """The reverse."""
 
     def set_bits(self, machine: int, mask: int) -> int:
         """Atomic OR of the 64-bit word at physical address ``machine``, against guests that run at this moment. -> the old value."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import CpuState, EngineError
 from pyxen.engine.library import Library, load_library
+from pyxen.engine.lock import NativeLock
 from pyxen.engine.self_test import run_self_test
 
 if TYPE_CHECKING:
-    from pyxen.engine.interface import Engine, VirtualCpu
+    from pyxen.engine.interface import Engine, Lock, VirtualCpu
 
 PAGE = 4096
 #: Reserved for each vCPU's translated code. Only what is used takes memory; when full, all of it is dropped and translated again.
@@ -91,6 +92,9 @@ class UnicornCpu:
             if self._handle:
                 self._invalidate(self._handle, mfn)
 
+    def serve_exit(self) -> bool:
+        return self._quick.pyxen_cpu_serve(self._handle) != 0  # type: ignore[no-any-return]
+
     def attach_gate(self, address: int, size: int) -> bool:
         return not self._quick.pyxen_gate_attach(self._handle, address, size)
 
@@ -152,6 +156,7 @@ class UnicornEngine:
         library = load_library()
         self._machine = Machine(library, memory_address, memory_bytes)
         self._handle = self._machine.handle
+        self.lock: Lock = NativeLock(self._machine)
         self._quick = library.quick
         self._words_end = memory_bytes - 7
         self._set_bits = self._quick.pyxen_machine_set_bits
@@ -160,6 +165,7 @@ class UnicornEngine:
         self._compare_exchange = self._quick.pyxen_machine_compare_exchange
         self._has_code = self._quick.pyxen_machine_has_code
         self._tsc = self._quick.pyxen_tsc
+        self._table = self._quick.pyxen_frames_table
         self._query_cpu: UnicornCpu | None = None
 
     def create_cpu(self, *, exit_on_cpuid: bool, deprivileged: bool) -> VirtualCpu:
@@ -178,6 +184,12 @@ class UnicornEngine:
 
     def tsc(self) -> int:
         return self._tsc()  # type: ignore[no-any-return]
+
+    def validate(self, gate: int, mfn: int, level: int) -> bool:
+        return self._table(gate, mfn, level, 1) != 0  # type: ignore[no-any-return]
+
+    def devalidate(self, gate: int, mfn: int, level: int) -> bool:
+        return self._table(gate, mfn, level, 0) != 0  # type: ignore[no-any-return]
 
     def set_bits(self, machine: int, mask: int) -> int:
         self._check_word(machine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from pyxen.hypervisor.dom0_interface import GrantLimits, HypercallError, Shutdow
 from pyxen.hypervisor.event_channel import EventChannels
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
-from pyxen.hypervisor.gate import is_wanted
+from pyxen.hypervisor.gate import BLOCKS_SIZE, GateDomain, GateMember, is_wanted, join
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.guest_counter import GuestCounter
 from pyxen.hypervisor.hooks import LifecycleEvent
@@ -55,9 +54,15 @@ class Domain:
     All methods are called with the hypervisor lock held.
     """
 
+    per_domain_entry = GateMember()
+    #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
+    exclusive = GateMember()
+
     def __init__(self, hypervisor: Hypervisor, domid: int, *, kind: str, handle: bytes, max_evtchn_port: int, pool: CpuPool) -> None:
         self.hypervisor = hypervisor
         self.domid = domid
+        self.gate = GateDomain(ctypes.addressof(hypervisor.frames.block), domid)
+        self.native_gate = 0  #: address of a vCPU's gate block, while native code may work on its page tables
         self.kind = kind
         self.handle = handle
         self.created_at = time.time()
@@ -78,10 +83,8 @@ class Domain:
         self.shared_info = 0
         self.shared_layout = WIDE
         self.vm_assist = 0
-        #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
-        self.exclusive = 0
         #: Notified when that is over, and when a vCPU thread has ended.
-        self.exclusive_done = threading.Condition(hypervisor.lock)
+        self.exclusive_done = hypervisor.lock.condition()
         self.console_tail = ""
         self.shutdown_code: ShutdownReason | None = None
         self.watchdogs: dict[int, Timer] = {}
@@ -95,7 +98,6 @@ class Domain:
         self.foreign_maps: dict[int, FrameHold] = {}
         #: Of each table in a linear relation to others of its level: how many it names, or as a negative number how many name it.
         self.linear_tables: dict[int, int] = {}
-        self.per_domain_entry = 0
         self._per_domain_l1 = 0
         self._xen_frames: list[int] = []
         self._heap_frames: list[int] = []
@@ -133,6 +135,7 @@ class Domain:
         self.counter = GuestCounter(self)
         policy = CpuidPolicy if self.hvm is None else HvmCpuidPolicy
         self.cpuid = policy(hypervisor.engine, self.counter, hypervisor.memory.total_frames.bit_length() + 12)
+        join(self.gate, [vcpu.gate for vcpu in self.vcpus])
 
     def _add_hvm_vcpu(self, number: int, container: HvmContainer) -> None:
         cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=False)
@@ -144,8 +147,9 @@ class Domain:
         self.vcpus.append(vcpu)
         vcpu.gate.ldt_start = descriptors.ldt_base(vcpu)
         vcpu.gate.ldt_end = vcpu.gate.ldt_start + descriptors.LDT_PAGES * 4096
-        if is_wanted() and cpu.attach_gate(ctypes.addressof(vcpu.gate), ctypes.sizeof(vcpu.gate)):
+        if is_wanted() and cpu.attach_gate(ctypes.addressof(vcpu.gate), BLOCKS_SIZE):
             vcpu.gate.enabled = not self.hypervisor.hooks.watches_hypercalls
+            self.native_gate = ctypes.addressof(vcpu.gate)
         state = vcpu.state
         state.gdt.base, state.gdt.limit = descriptors.gdt_base(vcpu), descriptors.LAST_GDT_OCTET
         state.idt.base, state.idt.limit = descriptors.IDT_BASE, descriptors.IDT_LIMIT
@@ -394,6 +398,7 @@ class Domain:
             if vcpu.thread is None:
                 vcpu.cpu.close()
         self.stopped = True
+        self.native_gate = 0
         for owed in self.when_stopped:
             owed()
         self.when_stopped.clear()

@@ -10,6 +10,7 @@ All methods are called with the hypervisor lock held.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from collections.abc import Callable
 
@@ -31,6 +32,21 @@ ALLOCATED = 2  #: belongs to a domain's reservation: holds one general reference
 XEN_HEAP = 4  #: Xen's own page that the domain may map (shared_info, grant table); not part of its reservation
 
 
+class FrameBlock(ctypes.Structure):
+    """struct pyxen_frames: where native code finds the table, and what it has beside its arrays."""
+
+    _fields_ = [
+        ("counts", ctypes.c_void_p),
+        ("types", ctypes.c_void_p),
+        ("type_counts", ctypes.c_void_p),
+        ("stamps", ctypes.c_void_p),
+        ("flags", ctypes.c_void_p),
+        ("owners", ctypes.c_void_p),
+        ("clock", ctypes.c_uint64),
+        ("m2p_entry", ctypes.c_uint64),
+    ]
+
+
 class FrameTable:
     """Counts and types, one entry per frame: numpy arrays for whole tables, memoryviews of the same data for single frames."""
 
@@ -48,7 +64,8 @@ class FrameTable:
         #: Value of ``clock`` when the typed count last dropped to 0: a TLB not flushed since then may hold the old use.
         self.stamp = self.stamps.data
         self.flags = self.flags_array.data
-        self.clock = 1
+        arrays = (self.counts, self.types, self.type_counts, self.stamps, self.flags_array, memory.owners)
+        self.block = FrameBlock(*(array.ctypes.data for array in arrays), clock=1)
         #: Called with (owner, stamp) before a frame gets another type: flush every TLB of the owner not flushed since the stamp.
         self.flush_stale: Callable[[int, int], None] = lambda owner, stamp: None
         #: Called with the owner when so many frames of its reservation are freed.
@@ -56,6 +73,16 @@ class FrameTable:
         #: Validate and release whole page tables; set by ``PageTables``.
         self.validate: Callable[[int, int], None] = lambda mfn, level: None
         self.devalidate: Callable[[int, int], None] = lambda mfn, level: None
+
+    @property
+    def clock(self) -> int:
+        """Counts flushes of TLBs."""
+        value: int = self.block.clock
+        return value
+
+    @clock.setter
+    def clock(self, value: int) -> None:
+        self.block.clock = value
 
     # -- ownership -------------------------------------------------------------------------------------------------
     def assign(self, frames: Frames, flag: int) -> None:

@@ -1,8 +1,8 @@
 """The block that a vCPU shares with the native gate (native/pyxen_gate.h), and what of it Python code sees.
 
-The gate serves the hottest exits of PV guests inside the engine: system calls, page faults, event upcalls, HYPERVISOR_iret and a few
-hypercalls that only touch registers. ``traps`` and ``exits`` are the reference for each; with ``PYXEN_GATE=python`` in the environment
-they do all the work, on the same block.
+The gate serves the hottest exits of PV guests inside the engine: system calls, page faults, event upcalls, HYPERVISOR_iret, a few
+hypercalls that only touch registers, and those that manage memory. ``traps``, ``exits``, ``mmu_ops`` and what these call are the reference;
+with ``PYXEN_GATE=python`` in the environment they do all the work, on the same block.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import ctypes
 import os
 from dataclasses import dataclass
 from typing import Protocol, overload
+
+from pyxen.hypervisor.frame_table import FrameBlock
 
 SEGMENTS = 4
 HYPERCALLS = 64
@@ -35,6 +37,18 @@ class GateSegment(ctypes.Structure):
     ]
 
 
+class GateDomain(ctypes.Structure):
+    """struct pyxen_gate_domain: what the vCPUs of a domain have in common."""
+
+    _fields_ = [
+        ("frames", ctypes.c_void_p),
+        ("domid", ctypes.c_uint64),
+        ("vcpus", ctypes.c_uint64),
+        ("per_domain_entry", ctypes.c_uint64),
+        ("exclusive", ctypes.c_uint64),
+    ]
+
+
 class GateBlock(ctypes.Structure):
     """struct pyxen_gate."""
 
@@ -44,6 +58,7 @@ class GateBlock(ctypes.Structure):
         ("kernel_root", ctypes.c_uint64),
         ("user_root", ctypes.c_uint64),
         ("kernel_sp", ctypes.c_uint64),
+        ("kernel_ss", ctypes.c_uint64),
         ("gs_base_other", ctypes.c_uint64),
         ("info", ctypes.c_uint64),
         ("event_callback", ctypes.c_uint64),
@@ -58,6 +73,13 @@ class GateBlock(ctypes.Structure):
         ("system_calls", ctypes.c_uint64),
         ("page_faults", ctypes.c_uint64),
         ("upcalls", ctypes.c_uint64),
+        ("domain", ctypes.c_void_p),
+        ("next", ctypes.c_void_p),
+        ("cpu", ctypes.c_void_p),
+        ("vcpu_id", ctypes.c_uint64),
+        ("in_guest", ctypes.c_uint64),
+        ("flush_clock", ctypes.c_uint64),
+        ("flushes", ctypes.c_uint64),
         ("hypercalls", ctypes.c_uint64 * HYPERCALLS),
         ("code", GateSegment * SEGMENTS),
         ("stack", GateSegment * SEGMENTS),
@@ -133,14 +155,26 @@ class KnownSegments:
                 slot.selector = 0
 
 
+#: Of all blocks that the engine has to know the layout of.
+BLOCKS_SIZE = ctypes.sizeof(GateBlock) + ctypes.sizeof(GateDomain) + ctypes.sizeof(FrameBlock)
+
+
+def join(domain: GateDomain, gates: list[GateBlock]) -> None:
+    """Make these the blocks of a domain's vCPUs. All must outlive each of them."""
+    domain.vcpus = len(gates)
+    for gate, following in zip(gates, [*gates[1:], *gates[:1]], strict=True):
+        gate.domain, gate.next = ctypes.addressof(domain), ctypes.addressof(following)
+
+
 class Gated(Protocol):
     """Whatever has a gate block."""
 
-    gate: GateBlock
+    @property
+    def gate(self) -> ctypes.Structure: ...
 
 
 class GateMember:
-    """A member of ``Vcpu`` that lives in its gate block under the same name, as an integer."""
+    """A member of ``Vcpu`` or ``Domain`` that lives in its gate block under the same name, as an integer."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import threading
 import time
 from collections.abc import Callable
 
@@ -62,12 +61,12 @@ class Hypervisor:
         self_test: bool = True,
         tsc_is_reliable: bool = True,
     ) -> None:
-        self.lock = threading.RLock()
-        self._breather = threading.Condition(self.lock)
         self.console = ConsoleRing()
         self.hooks = Hooks(self.log, self._hypercalls_watched)
         self.memory = MachineMemory(memory_bytes)
         self.engine: Engine = engine_factory(self.memory.address, memory_bytes)
+        self.lock = self.engine.lock
+        self._breather = self.lock.condition()
         if self_test:
             self.engine.self_test()
         self.frames = FrameTable(self.memory)
@@ -76,9 +75,10 @@ class Hypervisor:
         self.guest_time = GuestTime(self.engine)
         self.tsc_is_reliable = tsc_is_reliable
         self._build_xen_frames()
-        self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe)
+        self.frames.block.m2p_entry = self._m2p_entry
+        self.page_tables = PageTables(self.memory, self.frames, self._m2p_entry, self.breathe, self.engine)
         self.guest_cr4_mask = 0x8 | 0x4
-        self.timers = TimerQueue(self.lock, self.now, self._timer_failed)
+        self.timers = TimerQueue(self.lock.condition(), self.now, self._timer_failed)
         self.dispatcher = Dispatcher(self.now, self.timers, processors)
         self._domains: dict[int, Domain] = self.page_tables.domains
         self._next_domid = 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pyxen.engine.interface import Engine
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1, L2, L4, SEGMENT_DESCRIPTORS, FrameTable
 from pyxen.hypervisor.machine_memory import MachineMemory
@@ -48,10 +49,11 @@ _SHIFT = np.uint64(12)
 class PageTables:
     """Checks and reference counts of page-table entries. One for the whole machine."""
 
-    def __init__(self, memory: MachineMemory, frames: FrameTable, m2p_entry: int, breathe: Callable[[int], None]) -> None:
+    def __init__(self, memory: MachineMemory, frames: FrameTable, m2p_entry: int, breathe: Callable[[int], None], engine: Engine) -> None:
         """``m2p_entry``: the L4 entry that maps the machine-to-physical table, the same in every address space. ``breathe(domid)`` gives up
-        the lock for a moment, between two tables of a tree."""
+        the lock for a moment, between two tables of a tree. ``engine`` may do the plain cases natively."""
         self._breathe = breathe
+        self._engine = engine
         self._tables_since_breath = 0
         self._slice = Slice()
         self._memory = memory
@@ -217,10 +219,12 @@ class PageTables:
         domain = self.domains.get(self._memory.owner[mfn])
         if domain is None:
             raise HypercallError(errno.EINVAL, f"frame {mfn:#x} belongs to no domain")
-        if kind == L1:
-            self._validate_l1(mfn, domain.domid)
-        elif kind == SEGMENT_DESCRIPTORS:
+        if kind == SEGMENT_DESCRIPTORS:
             domain.validate_descriptor_page(mfn)
+        elif domain.native_gate and self._engine.validate(domain.native_gate, mfn, kind):
+            return
+        elif kind == L1:
+            self._validate_l1(mfn, domain.domid)
         else:
             self._validate_upper(mfn, kind, domain)
 
@@ -257,6 +261,9 @@ class PageTables:
     def _devalidate(self, mfn: int, kind: int) -> None:
         if kind == SEGMENT_DESCRIPTORS:
             return
+        domain = self.domains[self._memory.owner[mfn]]
+        if domain.native_gate and self._engine.devalidate(domain.native_gate, mfn, kind):
+            return
         table = self._memory.tables[mfn]
         if kind == L4:
             table[FIRST_XEN_SLOT : LAST_XEN_SLOT + 1] = 0
@@ -264,14 +271,14 @@ class PageTables:
         if kind == L1:
             granted = (present & np.uint64(GRANTED)) != 0
             for entry in present[granted].tolist():
-                self.put_l1_entry(self.domains[self._memory.owner[mfn]], entry)
+                self.put_l1_entry(domain, entry)
             present = present[~granted]
             mfns = (present & _ENTRY_ADDRESS) >> _SHIFT
             self._frames.put_many(mfns, mfns[(present & np.uint64(RW)) != 0])
             return
         for entry in present.tolist():
             self._put_entry(kind, mfn, entry)
-            self._count_table(self._memory.owner[mfn])
+            self._count_table(domain.domid)
 
     def _count_table(self, domid: int) -> None:
         """One more table of a tree is done. Its frame keeps its type meanwhile, so nobody can change what is being checked."""

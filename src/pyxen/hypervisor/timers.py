@@ -32,14 +32,14 @@ class Timer:
 
 
 class TimerQueue:
-    """``now`` gives system time; ``lock`` is the hypervisor's."""
+    """``now`` gives system time; ``changed`` is on the hypervisor's lock."""
 
-    def __init__(self, lock: threading.RLock, now: Callable[[], int], failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, changed: threading.Condition, now: Callable[[], int], failed: Callable[[BaseException], None]) -> None:
         self._now = now
         self._failed = failed
         self._heap: list[Timer] = []
         self._compact_at = COMPACT_MINIMUM
-        self._changed = threading.Condition(lock)
+        self._changed = changed
         #: When the thread looks again by itself. A guest that goes idle and wakes moves its timer to and fro: to wake the thread each time
         #: costs more than that it looks once in vain.
         self._looks_again_ns = 0

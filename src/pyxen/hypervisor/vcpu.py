@@ -50,6 +50,7 @@ class Vcpu:
     kernel_root = GateMember()
     user_root = GateMember()
     kernel_sp = GateMember()
+    kernel_ss = GateMember()
     gs_base_other = GateMember()
     info = GateMember()
     event_callback = GateMember()
@@ -58,6 +59,10 @@ class Vcpu:
     cr0 = GateMember()
     nmi_pending = GateMember()
     nmi_active = GateMember()
+    vcpu_id = GateMember()
+    in_guest = GateMember()
+    flush_clock = GateMember()
+    flushes = GateMember()  #: how many were requested
 
     def __init__(self, domain: Domain, vcpu_id: int, cpu: VirtualCpu, info: int) -> None:
         self.gate = GateBlock()
@@ -113,15 +118,12 @@ class Vcpu:
         self.runstate_area = 0
         self.runstate = Runstate()
         self.runstate_changed = False
-        self.in_guest = False
         self.stuck = False  # in the guest, and did not leave it when it was kicked
         self.ended = False  # its thread has done all it had to do
         #: Whether it holds a processor and nobody wants it back: see ``scheduling.dispatcher``, the only one to change it.
         self.may_enter = False
-        self.flush_clock = 0
-        self.flushes = 0  # how many were requested
         self.time_generation = 0
-        self.wakeup = threading.Condition(domain.hypervisor.lock)
+        self.wakeup = domain.hypervisor.lock.condition()
         self.thread: threading.Thread | None = None
         self.unit = domain.hypervisor.dispatcher.insert(self, domain.cpupool)
 

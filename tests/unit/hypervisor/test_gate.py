@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyxen.hypervisor.gate import SEGMENTS, GateBlock, KnownSegments, TrapEntry, TrapTable
+from pyxen.hypervisor.gate import BLOCKS_SIZE, SEGMENTS, GateBlock, KnownSegments, TrapEntry, TrapTable
 from pyxen.hypervisor.hooks import HypercallEvent
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor.machine import SmallDomain, new_machine
@@ -23,8 +23,8 @@ def machine() -> Iterator[Hypervisor]:
 def test_a_block_of_another_layout_is_refused(machine: Hypervisor) -> None:
     cpu = machine.engine.create_cpu(exit_on_cpuid=True, deprivileged=True)
     block = GateBlock()
-    assert not cpu.attach_gate(ctypes.addressof(block), ctypes.sizeof(block) - 8)
-    assert cpu.attach_gate(ctypes.addressof(block), ctypes.sizeof(block))
+    assert not cpu.attach_gate(ctypes.addressof(block), BLOCKS_SIZE - 8)
+    assert cpu.attach_gate(ctypes.addressof(block), BLOCKS_SIZE)
     cpu.close()
 
 

@@ -19,7 +19,7 @@ class Clock:
         self.lock = threading.RLock()
         self.fired: list[object] = []
         self.failures: list[BaseException] = []
-        self.queue = TimerQueue(self.lock, lambda: self.now, self.failures.append)
+        self.queue = TimerQueue(threading.Condition(self.lock), lambda: self.now, self.failures.append)
 
     def at(self, deadline: int, name: object = None):  # type: ignore[no-untyped-def]
         with self.lock:
@@ -124,7 +124,7 @@ def test_many_that_live_are_not_searched_each_time(clock: Clock) -> None:
 def test_real_time() -> None:
     """The thread sleeps until the deadline, and not longer when an earlier one comes."""
     lock = threading.RLock()
-    queue = TimerQueue(lock, time.monotonic_ns, lambda error: None)
+    queue = TimerQueue(threading.Condition(lock), time.monotonic_ns, lambda error: None)
     fired = threading.Event()
     with lock:
         queue.add(time.monotonic_ns() + 10**13, fired.set)

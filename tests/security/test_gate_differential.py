@@ -1,0 +1,302 @@
+"""The same random hypercalls on two machines in the same state: one answers them by native code as far as that goes, the other by Python
+alone. Results, registers, frame tables, roots, page tables and memory have to be the same after each; all references are recounted.
+
+The machines have the same frames with the same numbers, so nothing has to be translated. PYXEN_LONG=1 makes PYXEN_CALLS hypercalls (a
+million), from a seed that PYXEN_SEED names.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pyxen.abi import grant_table as grants
+from pyxen.abi import xen
+from pyxen.engine.interface import ExitReason
+from pyxen.hypervisor import exits, guest_access, preemption
+from pyxen.hypervisor.frame_table import L1, L4, NONE, WRITABLE
+from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.hypervisor.page_tables import NX, PRESENT, PSE, RW, USER
+from pyxen.hypervisor.vcpu import Vcpu
+from tests.unit.hypervisor import invariants
+from tests.unit.hypervisor.grant_guest import GrantGuest
+from tests.unit.hypervisor.machine import LEAF_FLAGS, MASK64, TABLE_FLAGS, new_machine
+
+LONG = os.environ.get("PYXEN_LONG") == "1"
+SEED = int(os.environ.get("PYXEN_SEED", "1"))
+CALLS = int(os.environ.get("PYXEN_CALLS", "1000000" if LONG else "3000"))
+CALLS_PER_MACHINE, CALLS_PER_RECOUNT = 500, 50
+
+PAGES, LOOSE = 48, 16
+#: PFNs: the arguments' page, the page after it, what `pdone` points to; pages that the other domain grants.
+ARGUMENTS, DONE, GRANTED = 4, 6, range(8, 12)
+SYSCALL_LENGTH = 2
+SELF = 0x7FF0
+FLAGS = (
+    (0, PRESENT, PRESENT | RW, TABLE_FLAGS, TABLE_FLAGS & ~RW, LEAF_FLAGS, LEAF_FLAGS & ~RW, LEAF_FLAGS | NX, PRESENT | USER | PSE)
+    + (LEAF_FLAGS | 0x100, LEAF_FLAGS | 0x18, LEAF_FLAGS | 1 << 62, 1 << 62)
+)  # fmt: skip
+SLOTS = (0, 0, 1, 1, 2, 3, 40, 255, 256, 260, 271, 272, 511)
+PIN, UNPIN = range(xen.MMUEXT_PIN_L1_TABLE, xen.MMUEXT_PIN_L4_TABLE + 1), xen.MMUEXT_UNPIN_TABLE
+EXTENDED = (*PIN, *PIN, UNPIN, UNPIN, UNPIN, *range(5, 12), xen.MMUEXT_NEW_BASEPTR, xen.MMUEXT_NEW_USER_BASEPTR, 15, 13, 16, 99)
+
+
+class Side:
+    """One machine, its hostile domain of two vCPUs or one, and a domain that grants it pages."""
+
+    def __init__(self, vcpus: int) -> None:
+        self.machine: Hypervisor = new_machine()
+        self.guest = GrantGuest(self.machine, pages=PAGES, vcpus=vcpus)
+        self.giver = GrantGuest(self.machine, pages=32)
+        self.loose = [self.guest.free_page() for _ in range(LOOSE)]
+        for reference, pfn in enumerate(GRANTED, 8):
+            self.giver.grant(reference, self.guest.domid, pfn)
+        self.native = self.vcpu.gate.enabled != 0
+        self.served: Counter[str] = Counter()
+
+    @property
+    def vcpu(self) -> Vcpu:
+        return self.guest.vcpu
+
+    def hypercall(self, name: str, number: int, arguments: tuple[int, ...]) -> None:
+        """As the guest's kernel makes it, until it is over."""
+        vcpu, state = self.vcpu, self.vcpu.state
+        with self.machine.lock:
+            state.rax, state.rip, state.rflags = number, 0x1000, 0x202
+            state.rdi, state.rsi, state.rdx, state.r10 = (*(value & MASK64 for value in arguments), 0, 0, 0, 0)[:4]
+            while state.rip == 0x1000:
+                state.rip += SYSCALL_LENGTH
+                state.exit_reason, state.instruction_length = ExitReason.SYSCALL, SYSCALL_LENGTH
+                served = self.native and vcpu.cpu.serve_exit()
+                self.served[f"{name} {'natively' if served else 'by Python'}"] += 1
+                if not served:
+                    exits.on_syscall(vcpu)
+
+    def put(self, mfn: int, offset: int, data: bytes) -> None:
+        """Into a frame that the guest could have mapped writable, or nowhere."""
+        frames = self.machine.frames
+        if self.machine.memory.owner[mfn] == self.guest.domid and (frames.type[mfn] == WRITABLE or not frames.type_count[mfn]):
+            self.machine.memory.octets[(mfn << 12) + offset : (mfn << 12) + offset + len(data)] = data
+
+    def picture(self) -> list[object]:
+        """All that has to be the same. A frame that nothing holds as anything may have been something else on the way to a refusal, which
+        is why its last type counts only by what ``check_flushes`` says of it."""
+        state, vcpus, frames = self.vcpu.state, self.guest.domain.vcpus, self.machine.frames
+        held = frames.type_counts != 0
+        registers = (state.rax, state.rip, state.rcx, state.r11, state.rdx, state.r10, state.rflags, state.cr3, state.cr0)
+        roots = [(vcpu.kernel_root, vcpu.user_root, vcpu.kernel_sp, vcpu.kernel_ss, vcpu.gs_base_other, vcpu.cr0) for vcpu in vcpus]
+        counts = sorted(self.guest.domain.hypercall_counts().items())
+        arrays = (frames.counts, frames.type_counts, frames.types * held, frames.flags_array, self.machine.memory.owners)
+        domain = self.guest.domain
+        return [registers, roots, counts, domain.total_pages, domain.is_shut_down, *(array.tobytes() for array in arrays)]
+
+
+class Pair:
+    """Both, and the hypercalls."""
+
+    def __init__(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.random = random.Random(seed)
+        vcpus = self.random.choice((1, 2))
+        monkeypatch.delenv("PYXEN_GATE", raising=False)
+        self.native = Side(vcpus)
+        monkeypatch.setenv("PYXEN_GATE", "python")
+        self.python = Side(vcpus)
+        assert self.native.native and not self.python.native
+        assert self.native.guest.mfns == self.python.guest.mfns
+        guest = self.native.guest
+        self.compared = np.array(guest.mfns + self.native.giver.mfns)
+        self.tables = (guest.l1, guest.l2, guest.l3, guest.l4)
+        self.strange = [guest.domain.shared_info >> 12, self.native.giver.l1, self.native.machine.gdt_frame, 0, (64 << 20) >> 12]
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.native, self.python
+
+    def close(self) -> None:
+        for side in self.sides:
+            side.machine.close()
+
+    # -- what to call ----------------------------------------------------------------------------------------------------
+    def frame(self) -> int:
+        kind = self.random.random()
+        if kind < 0.78:
+            return self.random.choice(self.native.loose)
+        if kind < 0.9:
+            return self.random.choice(self.native.guest.mfns)
+        return self.random.choice(self.tables if kind < 0.94 else self.strange)
+
+    def entry(self) -> int:
+        return self.frame() << 12 | self.random.choice(FLAGS if self.random.random() < 0.3 else FLAGS[1:8])
+
+    def table(self) -> int:
+        """A frame that is a page table now, if one of some is."""
+        kinds = self.native.machine.frames
+        some = [self.frame() for _ in range(6)]
+        return next((mfn for mfn in some if mfn < len(kinds.types) and kinds.type_count[mfn] and L1 <= kinds.type[mfn] <= L4), some[0])
+
+    def update(self) -> bytes:
+        command = self.random.choice((0, 0, 0, 0, 0, 0, 2, 2, 2, 3, 1, 5))
+        return struct.pack("<2Q", self.table() << 12 | self.random.choice(SLOTS) * 8 | command, self.entry())
+
+    def extended(self) -> bytes:
+        command = self.random.choice(EXTENDED)
+        first = self.native.guest.at(self.random.randrange(PAGES)) if command in (7, 9, 11, 13) else self.frame()
+        return struct.pack("<I4xQQ", command, first, self.address(DONE))
+
+    def address(self, pfn: int) -> int:
+        """Mostly that page's; now and then one that is not mapped, read-only, or just before the end of the page."""
+        kind = self.random.random()
+        guest = self.native.guest
+        return guest.at(pfn) if kind < 0.95 else guest.at(pfn, 4094) if kind < 0.97 else guest.at(PAGES - 1) if kind < 0.99 else 0xDEAD000
+
+    def simple(self, offset: int) -> tuple[str, int, tuple[int, ...], bytes]:
+        """Name, number, arguments, and what they need in memory at ``offset`` of the arguments' page."""
+        guest, place = self.native.guest, self.native.guest.at(ARGUMENTS, offset)
+        done = self.random.choice((0, self.address(DONE)))
+        foreign = self.random.choice((*(SELF,) * 9, guest.domid, SELF + 1 << 16 | SELF, self.native.giver.domid, 0))
+        count = self.random.choice((1, 1, 2, 3, 5))
+        kind = self.random.randrange(10)
+        if kind < 4:
+            data = b"".join(self.update() for _ in range(count))
+            wanted = self.random.choice((count, count, count | 1 << 63, count | 1 << 31))
+            return "mmu_update", xen.HYPERVISOR_mmu_update, (place, wanted, done, foreign), data
+        if kind < 7:
+            data = b"".join(self.extended() for _ in range(count))
+            return "mmuext_op", xen.HYPERVISOR_mmuext_op, (place, count, done, foreign), data
+        if kind < 9:
+            where = self.random.choice((guest.at(self.random.randrange(PAGES)), 0xFFFF_8000_0000_0000, 1 << 30, 1 << 46))
+            flags = self.random.choice((0, 1, 2, 3, 4 | 1, 4 | 2, self.address(DONE) | 1))
+            return "update_va_mapping", xen.HYPERVISOR_update_va_mapping, (where, self.entry(), flags), b""
+        number, arguments = self.random.choice(
+            ((xen.HYPERVISOR_stack_switch, (0x10, 0x8000)), (xen.HYPERVISOR_fpu_taskswitch, (self.random.randrange(2),)),
+             (xen.HYPERVISOR_set_segment_base, (self.random.randrange(4), self.random.choice((0, 0x7000, 1 << 62)))),
+             (xen.HYPERVISOR_xen_version, (0, 0)), (xen.HYPERVISOR_sched_op, (0, 0)), (77, (1, 2)))
+        )  # fmt: skip
+        return "another", number, arguments, b""
+
+    def several(self) -> tuple[str, int, tuple[int, ...], bytes]:
+        """A multicall: its entries at the start of the page, what they need behind them."""
+        entries, rest = b"", b""
+        count = self.random.choice((1, 2, 3, 6))
+        for _ in range(count):
+            _, number, arguments, data = self.simple(64 * count + len(rest))
+            entries += struct.pack("<8Q", number, 0x55, *(value & MASK64 for value in arguments), *(0,) * (6 - len(arguments)))
+            rest += data
+        return "multicall", xen.HYPERVISOR_multicall, (self.address(ARGUMENTS), count), entries + rest
+
+    # -- steps -------------------------------------------------------------------------------------------------------------
+    def step(self) -> None:
+        kind = self.random.random()
+        if kind < 0.35:
+            self._store(self.frame(), self.random.choice(SLOTS), self.random.choice((1, 1, 1, 2, 40)))
+        elif kind < 0.38:
+            mfn = self.frame()
+            assert _leave(self.native, mfn) == _leave(self.python, mfn)
+        elif kind < 0.42:
+            self._map_grant(self.random.choice(GRANTED), self.random.randrange(PAGES), self.random.randrange(2))
+        name, number, arguments, data = self.several() if self.random.random() < 0.3 else self.simple(self.random.choice((0, 0, 4088)))
+        offset = arguments[0] & 0xFFF if data else 0
+        before = self.native.machine.frames
+        old = (before.types.copy(), before.type_counts.copy(), before.stamps.copy(), before.clock)
+        for side in self.sides:
+            side.put(side.guest.mfns[ARGUMENTS], 0, (bytes(offset) + data)[:4096].ljust(4096, b"\0"))
+            side.put(side.guest.mfns[ARGUMENTS + 1], 0, data[4096 - offset :])
+            side.hypercall(name, number, arguments)
+        self._check_flushes(*old)
+        self.compare(f"{name}{tuple(map(hex, arguments))} {data.hex()}", entries=arguments[1] if name == "multicall" else 0)
+
+    def _store(self, mfn: int, slot: int, copies: int) -> None:
+        if mfn < self.native.machine.memory.total_frames:
+            entry = self.entry()
+            data = struct.pack("<Q", entry) * min(copies, 512 - slot)
+            for side in self.sides:
+                side.put(mfn, 8 * slot, data)
+
+    def _map_grant(self, reference: int, pfn: int, readonly: int) -> None:
+        flags = grants.GNTMAP_host_map | (grants.GNTMAP_readonly if readonly else 0)
+        fields = {"host_addr": self.native.guest.at(pfn), "flags": flags, "ref": reference, "dom": self.native.giver.domid}
+        data = bytes(grants.gnttab_map_grant_ref(**fields))
+        for side in self.sides:
+            side.put(side.guest.mfns[ARGUMENTS], 0, data)
+            side.hypercall("map a grant", xen.HYPERVISOR_grant_table_op, (grants.GNTTABOP_map_grant_ref, side.guest.at(ARGUMENTS), 1))
+        self.compare("map a grant")
+
+    # -- what must be ------------------------------------------------------------------------------------------------------
+    def compare(self, what: str, *, entries: int = 0) -> None:
+        """``entries`` of a multicall hold what was left of their arguments when Python took over, as after a preemption."""
+        assert self.native.picture() == self.python.picture(), what
+        pages = []
+        for side in self.sides:
+            memory = side.machine.memory.tables[self.compared]
+            memory[ARGUMENTS, : 8 * entries].reshape(-1, 8)[:, 2:] = 0
+            if self.is_over:  # the list has unmapped its own counter, which may tell of the part before, as after a preemption
+                memory[DONE, 0] = 0
+            pages.append(memory)
+        where = [(hex(self.compared[page]), int(word)) for page, word in np.argwhere(pages[0] != pages[1])]
+        values = [tuple(hex(side[side != other][0]) for side, other in (pages, pages[::-1]))] if where else []
+        assert not where, f"{what}: differs at {where}: {values}"
+
+    def _check_flushes(self, types: np.ndarray, counts: np.ndarray, stamps: np.ndarray, clock: int) -> None:
+        """A frame has another type than it had: no TLB holds a translation of when it had that."""
+        frames = self.native.machine.frames
+        for mfn in np.flatnonzero((frames.types != types) & (types != NONE) & (frames.type_counts != 0)).tolist():
+            given_up = clock if counts[mfn] else stamps[mfn]
+            assert all(vcpu.flush_clock > given_up for vcpu in self.native.guest.domain.vcpus), f"frame {mfn:#x} was not flushed"
+
+    def recount(self) -> None:
+        for side in self.sides:
+            invariants.check(side.machine)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the domain has lost what it needs to make sensible calls."""
+        guest = self.native.guest
+        try:
+            found = [guest_access.translate(guest.vcpu, guest.at(pfn), write=True) for pfn in (ARGUMENTS, ARGUMENTS + 1, DONE)]
+        except guest_access.GuestFault:
+            return True
+        return guest.domain.is_shut_down or found != [guest.mfns[pfn] << 12 for pfn in (ARGUMENTS, ARGUMENTS + 1, DONE)]
+
+
+def _leave(side: Side, mfn: int) -> str:
+    """A frame leaves the reservation, but may still be mapped."""
+    with side.machine.lock:
+        try:
+            side.guest.domain.release_frame(mfn)
+        except Exception as refusal:
+            return repr(refusal)
+    return ""
+
+
+@pytest.fixture
+def totals() -> Iterator[Counter[str]]:
+    yield Counter()
+
+
+@pytest.mark.timeout(60 + CALLS // 50)
+def test_native_code_does_what_python_does(monkeypatch: pytest.MonkeyPatch, totals: Counter[str]) -> None:
+    monkeypatch.setattr(preemption, "SLICE_NS", 10**12)  # a busy machine changes no count
+    calls, seed = 0, SEED
+    while calls < CALLS:
+        pair = Pair(seed, monkeypatch)
+        for number in range(CALLS_PER_MACHINE):
+            pair.step()
+            calls += 1
+            if number % CALLS_PER_RECOUNT == CALLS_PER_RECOUNT - 1:
+                pair.recount()
+            if pair.is_over:
+                break
+        pair.recount()
+        totals += pair.native.served
+        pair.close()
+        seed += 1
+    print(f"\n{calls} calls on {seed - SEED} machines: {sorted(totals.items())}")
+    for name in ("mmu_update", "mmuext_op", "update_va_mapping", "multicall"):
+        assert totals[f"{name} natively"] > CALLS / 100, totals
+        assert totals[f"{name} by Python"] > 0, totals
