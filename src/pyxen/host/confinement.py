@@ -13,9 +13,12 @@ import platform
 import struct
 
 _PR_CAPBSET_DROP = 24
-_PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
-_SECCOMP_MODE_FILTER = 2
+_SECCOMP_CALL = 317
+_SECCOMP_SET_MODE_FILTER = 1
+#: All threads of the process, not only the caller: numerical libraries start some as soon as they are loaded. They get "no new privileges"
+#: with it.
+_SECCOMP_FILTER_FLAG_TSYNC = 1
 _LAST_CAPABILITY = 63
 
 _BPF_LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
@@ -102,7 +105,7 @@ def _install_filter(libc: ctypes.CDLL) -> bool:
     instructions = filter_program()
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _Program(len(instructions) // 8, ctypes.addressof(buffer))
-    return not libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+    return libc.syscall(_SECCOMP_CALL, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)) == 0
 
 
 def filter_program() -> bytes:

@@ -55,3 +55,23 @@ def test_what_the_host_does_still_works() -> None:
         """
     )
     assert output.split() == ["True", "[1]", "True"]
+
+
+def test_threads_from_before_are_confined_too() -> None:
+    """Numerical libraries start some when they are loaded."""
+    program = textwrap.dedent(
+        """
+        import threading
+        from pathlib import Path
+        from pyxen.host.confinement import confine
+        end = threading.Event()
+        thread = threading.Thread(target=end.wait)
+        thread.start()
+        assert confine()
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        print("NoNewPrivs:\\t1" in status, "Seccomp:\\t2" in status)
+        end.set()
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", "True"]
