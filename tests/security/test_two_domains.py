@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import re
 import subprocess
 import threading
@@ -28,7 +29,7 @@ import pytest
 import pyxen
 from pyxen.guests.packages import GuestPackages
 from pyxen.guests.ramdisk import Ramdisk
-from tests.guests.build import Builder, Program, all_programs
+from tests.guests.build import Builder, Program, all_programs, pvh_programs
 from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
 
 LONG = os.environ.get("PYXEN_LONG") == "1"
@@ -124,17 +125,22 @@ class Victim:
 
 
 def attacks() -> Iterator[tuple[Program, str]]:
-    """Programs and command lines without end. Between two there is one that acts at random."""
-    programs = [program for program in all_programs() if not program.bench and program.name != "hostile_random"]
+    """Programs and command lines without end, of PV and PVH domains in turn. Between two there is one that acts at random."""
     chance = next(program for program in all_programs() if program.name == "hostile_random")
-    for seed in itertools.count(int(os.environ.get("PYXEN_SEED", "1"))):
-        yield programs[seed * 7 % len(programs)], ""
+    first = int(os.environ.get("PYXEN_SEED", "1"))
+    kinds = [[program for program in programs if not program.bench and program != chance] for programs in (all_programs(), pvh_programs())]
+    for programs in kinds:
+        random.Random(first).shuffle(programs)
+    for seed in itertools.count(first):
+        programs = kinds[seed % 2]
+        yield programs[seed // 2 % len(programs)], ""
         yield chance, f"seed={seed}"
 
 
 def attack(host: pyxen.Host, program: Program, kernel: Path, cmdline: str) -> str:
     """One attack in a domain of its own. -> how it ended."""
     settings = {
+        "type": program.platform.kind,
         "on_crash": "destroy",
         "on_reboot": "destroy",
         "on_poweroff": "destroy",
@@ -179,7 +185,7 @@ def boot_victim(runtime_directory: Path, guest_packages: GuestPackages, tmp_path
 @pytest.mark.long
 @pytest.mark.timeout(300 + 2 * ATTACK_SECONDS)
 def test_hostile_domain_beside_linux(boot_victim: BootLinux, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kernels = Builder().build(all_programs())
+    kernels = Builder().build([*all_programs(), *pvh_programs()])
     image = tmp_path / "disk.img"
     image.write_bytes(os.urandom(DISK_BYTES))
     guest = boot_victim(name="victim", memory=128, disk=[f"{image},raw,xvda,r"])

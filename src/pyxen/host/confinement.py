@@ -105,7 +105,7 @@ def _install_filter(libc: ctypes.CDLL) -> bool:
     instructions = filter_program()
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _Program(len(instructions) // 8, ctypes.addressof(buffer))
-    return libc.syscall(_SECCOMP_CALL, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)) == 0
+    return bool(libc.syscall(_SECCOMP_CALL, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)) == 0)
 
 
 def filter_program() -> bytes:
