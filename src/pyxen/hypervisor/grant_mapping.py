@@ -12,6 +12,7 @@ All functions are called with the hypervisor lock held.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,9 @@ def map_grant(
     ``root``; None for the embedded Domain 0, which has none. -> (handle, MFN). GrantError."""
     if not flags & (GNTMAP_host_map | GNTMAP_device_map):
         raise GrantError(GNTST_bad_gntref, f"map flags {flags:#x}")
+    if mapper.hvm is not None:
+        with suppress(HypercallError):  # it is refused below
+            mapper.hvm.physical_map.reach(untrusted_address >> 12)
     table = mapper.hypervisor.grant_table(domid)
     if table is None:
         raise GrantError(GNTST_bad_domain, f"there is no domain {domid}")

@@ -10,15 +10,17 @@ import pytest
 from pyxen.abi import memory, xen
 from pyxen.abi.hvm import hvm_op, params
 from pyxen.engine.interface import CS, ExitReason
+from pyxen.hypervisor import hypercall_table, preemption
 from pyxen.hypervisor.dom0_interface import DOMID_SELF, HypercallError, ShutdownReason
 from pyxen.hypervisor.guest_access import GuestFault
-from pyxen.hypervisor.hvm import exits, interrupts, local_apic, msr, processor_reset
+from pyxen.hypervisor.hvm import exits, interrupts, local_apic, msr, p2m, processor_reset
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.hvm_guest import PAGE, SmallHvmDomain
 from tests.unit.hypervisor.machine import SmallDomain
 
 HOLE = 0x40000000
+EMPTY = HOLE >> 12
 APIC_VERSION = local_apic.BASE_ADDRESS + local_apic.VERSION
 
 
@@ -430,3 +432,42 @@ def test_operands_in_the_local_apic(hvm: SmallHvmDomain, sib: int) -> None:
         exits.EXIT_HANDLERS[ExitReason.BAD_MEMORY](hvm.vcpu)
     assert (state.rip, state.rcx) == (0x1003, local_apic.VERSION_VALUE)
     assert not hvm.domain.is_shut_down
+
+
+def test_a_longer_physical_map_is_made_in_pieces(hvm: SmallHvmDomain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two others may have the lock, and may make it longer, too."""
+    breaths: list[int] = []
+
+    def breathe(domid: int) -> None:
+        breaths.append(domid)
+        if len(breaths) == 20:
+            hvm.container.physical_map.reach(p2m.MAX_FRAMES - 1)
+
+    monkeypatch.setattr(hvm.hypervisor, "breathe", breathe)
+    assert add(hvm, memory.XENMAPSPACE_gmfn, 3, 1 << 23) == 0
+    assert breaths == [hvm.domid] * (2 * p2m.MAX_FRAMES // p2m.FRAMES_PER_BREATH)
+    assert add(hvm, memory.XENMAPSPACE_gmfn, 4, p2m.MAX_FRAMES - 1) == 0
+    invariants.check(hvm.hypervisor)
+
+
+@pytest.mark.parametrize("space", [memory.XENMAPSPACE_gmfn, memory.XENMAPSPACE_gmfn_range])
+def test_many_places_give_way_in_time(hvm: SmallHvmDomain, monkeypatch: pytest.MonkeyPatch, space: int) -> None:
+    """With no time at all, after each."""
+    monkeypatch.setattr(preemption, "SLICE_NS", 0)
+    if space == memory.XENMAPSPACE_gmfn_range:
+        number, argument = memory.XENMEM_add_to_physmap, hvm.put("HHIQQ", DOMID_SELF, 3, space, 20, EMPTY)
+    else:
+        hvm.put("6Q", 20, 21, 22, EMPTY, EMPTY + 1, EMPTY + 2, at=0x800)
+        batch = memory.add_to_physmap_batch(domid=DOMID_SELF, space=space, size=3)
+        batch.idxs, batch.gpfns, batch.errs = 0x800, 0x818, 0x900
+        number, argument = memory.XENMEM_add_to_physmap_batch, hvm.write(0, bytes(batch))
+    continued = 0
+    with hvm.hypervisor.lock:
+        while True:
+            try:
+                result = hypercall_table.call(hvm.vcpu, xen.HYPERVISOR_memory_op, (number, argument, 0, 0, 0, 0))
+                break
+            except preemption.Preempted:
+                continued += 1
+    assert (result, continued) == (0, 2)
+    assert [hvm.container.physical_map.frame(EMPTY + index) for index in range(3)] == hvm.mfns[20:23]

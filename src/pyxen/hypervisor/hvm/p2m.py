@@ -32,6 +32,8 @@ MAX_FRAMES = 1 << ADDRESS_BITS - 12
 #: 4 GiB: RAM, and the special pages below its end.
 FIRST_FRAMES = 1 << 20
 INVALID_GFN = (1 << 64) - 1
+#: Entries of a longer table that are cleared before others get the lock.
+FRAMES_PER_BREATH = 1 << 18
 
 
 class PhysicalMap:
@@ -49,13 +51,19 @@ class PhysicalMap:
         for vcpu in self._domain.vcpus:
             vcpu.cpu.set_physical_map(self._entries.ctypes.data, len(self._entries))
 
-    def _reach(self, last_gfn: int) -> None:
-        """Make room for a GFN. EINVAL for one that no guest physical address has."""
+    def reach(self, last_gfn: int) -> None:
+        """Make room for a GFN, before anything else is changed: others get the lock meanwhile. EINVAL for one that no guest physical
+        address has."""
         if last_gfn >= MAX_FRAMES:
             raise HypercallError(errno.EINVAL, f"guest frame {last_gfn:#x} is beyond {ADDRESS_BITS} bits of physical address")
         if last_gfn < len(self._entries):
             return
-        entries: npt.NDArray[np.uint32] = np.full(1 << last_gfn.bit_length(), NO_MEMORY, dtype=np.uint32)
+        entries: npt.NDArray[np.uint32] = np.empty(1 << last_gfn.bit_length(), dtype=np.uint32)
+        for first in range(0, len(entries), FRAMES_PER_BREATH):
+            entries[first : first + FRAMES_PER_BREATH] = NO_MEMORY
+            self._hypervisor.breathe(self._domain.domid)
+        if len(self._entries) >= len(entries):  # somebody else was faster
+            return
         entries[: len(self._entries)] = self._entries
         for vcpu in self._domain.vcpus:
             self._hypervisor.stop_briefly(vcpu, None)
@@ -99,7 +107,7 @@ class PhysicalMap:
         nothing is changed then."""
         if not len(gfns):
             return
-        self._reach(int(gfns.max()))
+        self.reach(int(gfns.max()))
         if len(np.unique(gfns)) != len(gfns):
             raise HypercallError(errno.EINVAL, "a guest frame is named twice")
         if (self._entries[gfns] != NO_MEMORY).any():
@@ -112,7 +120,7 @@ class PhysicalMap:
     def place(self, gfn: int, mfn: int, *, writable: bool = True) -> None:
         """Put one frame at a GFN, instead of what was there; from the GFN it had before, it goes. EINVAL, EPERM (not the domain's),
         ENXIO (a grant is there)."""
-        self._reach(gfn)
+        self.reach(gfn)
         frames, domain, m2p = self._hypervisor.frames, self._domain, self._hypervisor.m2p
         if gfn in self._grants:
             raise HypercallError(errno.ENXIO, f"a grant is mapped at guest frame {gfn:#x}")
@@ -135,7 +143,7 @@ class PhysicalMap:
     def place_grant(self, gfn: int, mfn: int, *, writable: bool) -> None:
         """Map a grant, whose references the caller has taken. RAM that was at the GFN is reachable no more, but stays the domain's. EINVAL
         out of range, or where a grant is mapped already."""
-        self._reach(gfn)
+        self.reach(gfn)
         if gfn in self._grants:
             raise HypercallError(errno.EINVAL, f"a grant is mapped at guest frame {gfn:#x}")
         old = self._take(gfn)
@@ -179,8 +187,7 @@ class PhysicalMap:
             return
 
         def put() -> None:
-            for mfn in mfns:
-                self._hypervisor.frames.put(mfn)
+            self._hypervisor.frames.put_many(np.array(mfns, dtype=np.uint64), np.empty(0, dtype=np.uint64))
 
         try:
             self._domain.flush_tlbs()

@@ -15,7 +15,7 @@ from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import ALLOCATED
 from pyxen.hypervisor.hvm.p2m import FRAME, PhysicalMap
-from pyxen.hypervisor.preemption import BUDGET, Preempted
+from pyxen.hypervisor.preemption import BUDGET, Preempted, Slice
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -107,9 +107,12 @@ def add_to_physmap(vcpu: Vcpu, command: int, argument: int) -> int:
     if op.space != abi.XENMAPSPACE_gmfn_range:
         _map_one(vcpu.domain, op.space, op.idx, op.gpfn)
         return 0
+    time_slice = Slice()
     for _ in range(min(op.size, BUDGET)):
         _map_one(vcpu.domain, op.space, op.idx, op.gpfn)
         op.idx, op.gpfn, op.size = op.idx + 1, op.gpfn + 1, op.size - 1
+        if time_slice.over:
+            break
     if op.size:
         guest_access.write_structure(vcpu, argument, op)
         raise Preempted(command, argument)
@@ -124,7 +127,7 @@ def add_to_physmap_batch(vcpu: Vcpu, command: int, argument: int) -> int:
     vcpu.hypervisor.check_own_domid(vcpu.domain, op.domid)
     if op.space == abi.XENMAPSPACE_dev_mmio:
         return -errno.EACCES
-    done = min(op.size, BUDGET)
+    done, time_slice = min(op.size, BUDGET), Slice()
     for number in range(done):
         index = guest_access.read_long(vcpu, op.idxs, number)
         gfn = guest_access.read_long(vcpu, op.gpfns, number)
@@ -134,6 +137,9 @@ def add_to_physmap_batch(vcpu: Vcpu, command: int, argument: int) -> int:
         except HypercallError as refusal:
             result = -refusal.errno
         guest_access.write(vcpu, op.errs + 4 * number, result.to_bytes(4, "little", signed=True))
+        if time_slice.over:
+            done = number + 1
+            break
     if done < op.size:
         longs = guest_access.long_size(vcpu) * done
         op.idxs, op.gpfns, op.errs, op.size = op.idxs + longs, op.gpfns + longs, op.errs + 4 * done, op.size - done
