@@ -23,7 +23,7 @@ from pyxen.toolstack.creation import with_absolute_paths
 from pyxen.toolstack.devices.device_names import class_and_number
 from pyxen.toolstack.domain_record import DomainRecord, LifeState
 from pyxen.toolstack.errors import ToolstackError
-from pyxen.toolstack.file_paths import absolute_path
+from pyxen.toolstack.file_paths import image_path
 from pyxen.toolstack.inventory import DomainEntry, Inventory
 from pyxen.toolstack.lifecycle import Toolstack
 from pyxen.toolstack.timeline import Stage, Timeline
@@ -311,7 +311,7 @@ class HostService:
             disk = DiskSpecification.parse(request.specification)
         except ValueError as error:
             raise p.HostError(f"disk {request.specification!a}: {error}", p.ErrorKind.INVALID) from None
-        return dataclasses.replace(disk, target=absolute_path(disk.target, request.working_directory))
+        return dataclasses.replace(disk, target=image_path(disk.target, request.working_directory))
 
     async def _block_attach(self, request: p.BlockAttachRequest) -> p.Nothing:
         await self._toolstack.attach_disk(request.domid, self._disk(request))
@@ -330,7 +330,7 @@ class HostService:
     async def _block_medium(self, request: p.MediumRequest) -> p.Nothing:
         medium = None
         if request.target:
-            target = absolute_path(request.target, request.working_directory)
+            target = image_path(request.target, request.working_directory)
             medium = DiskSpecification(target=target, vdev=request.vdev, writable=False, cdrom=True)
         await self._toolstack.change_medium(request.domid, request.vdev, medium)
         return p.Nothing()

@@ -34,7 +34,7 @@ from pyxen.toolstack.devices.interfaces import DomainInterfaces, with_addresses
 from pyxen.toolstack.domain_record import DomainRecord, DomainRegistry, LifeState
 from pyxen.toolstack.domain_store import DomainStore, RingAddress
 from pyxen.toolstack.errors import Fault, ToolstackError
-from pyxen.toolstack.file_paths import absolute_path
+from pyxen.toolstack.file_paths import absolute_path, image_path
 from pyxen.toolstack.firmware import firmware_image
 from pyxen.toolstack.start_observer import StartObserver
 from pyxen.toolstack.timeline import Stage, Timeline
@@ -51,7 +51,7 @@ def with_absolute_paths(config: DomainConfig, working_directory: str) -> DomainC
         # With a boot loader these are files of the guest's disk.
         kernel=config.kernel if config.bootloader else absolute_path(config.kernel, working_directory),
         ramdisk=config.ramdisk if config.bootloader else absolute_path(config.ramdisk, working_directory),
-        disk=tuple(dataclasses.replace(disk, target=absolute_path(disk.target, working_directory)) for disk in config.disk),
+        disk=tuple(dataclasses.replace(disk, target=image_path(disk.target, working_directory)) for disk in config.disk),
     )
 
 

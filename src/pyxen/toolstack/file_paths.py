@@ -15,3 +15,13 @@ def absolute_path(path: str, working_directory: str) -> str:
     if not os.path.isabs(working_directory):
         raise ToolstackError(f"the path {path!a} is relative, and it is not known to which folder", Fault.INVALID)
     return os.path.normpath(os.path.join(working_directory, path))
+
+
+def image_path(target: str, working_directory: str) -> str:
+    """``absolute_path`` of a disk's target; but what is not there by that name and is in /dev is meant to be that, as
+    xl-disk-configuration(5) says of all relative names ("vg/guest-volume")."""
+    path = absolute_path(target, working_directory)
+    device = os.path.normpath(os.path.join("/dev", target))
+    if target and not os.path.isabs(target) and not os.path.lexists(path) and os.path.exists(device):
+        return device
+    return path
