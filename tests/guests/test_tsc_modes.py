@@ -26,6 +26,13 @@ def test_time_with_an_emulated_counter(guests: dict[str, Path], machine: Machine
     assert outcome.passed, outcome
 
 
+@pytest.mark.parametrize("mode", TscMode)
+@pytest.mark.parametrize("program", ("time_stamp_counter", "timers"))
+def test_counters_of_pvh_domains(guests: dict[str, Path], machine: Machine, program: str, mode: TscMode) -> None:
+    outcome = machine.run(guests[f"pvh_{program}-64"], kind="pvh", vcpus=3, tsc_mode=mode)
+    assert outcome.passed, outcome
+
+
 def test_a_host_without_a_reliable_counter(guests: dict[str, Path]) -> None:
     """The default mode emulates then, and says so; native stays native."""
     machine = Machine(tsc_is_reliable=False)

@@ -1,7 +1,8 @@
 """A domain's time-stamp counter: the host's own, or one made of system time (xen-tscmode(7), Xen's arch/x86/time.c).
 
 Natively a PV domain reads the host's counter, an HVM domain the same counted from its creation. An emulated one is an exit each time it is
-read, runs at the frequency that the host's counter had when the domain was made, from 0, and never shows the same value twice.
+read, runs at the frequency that the host's counter had when the domain was made, from 0, and never shows the same value twice. A vCPU of an
+HVM domain may write its own: then its offset (``tsc_offset`` of the engine's state block) changes, in either mode.
 """
 
 from __future__ import annotations
@@ -82,26 +83,42 @@ class GuestCounter:
             self._start_ns = self._last_ns = self._time.now()
         for vcpu in self._domain.vcpus:
             vcpu.state.rdtsc_exits = self.emulated
+            if self.emulated:
+                vcpu.state.tsc_offset = 0
             vcpu.time_generation = -1
+
+    def _unmoved(self) -> int:
+        """The counter before a vCPU's offset."""
+        return self._to_ticks.apply(self._last_ns - self._start_ns) if self.emulated else self._engine.tsc()
 
     def read(self, vcpu: Vcpu) -> int:
         """What RDTSC answers now."""
-        if not self.emulated:
-            return int(self._engine.tsc() + vcpu.state.tsc_offset & MASK64)
-        self._last_ns = max(self._time.now(), self._last_ns + 1)
-        return self._to_ticks.apply(self._last_ns - self._start_ns) & MASK64
+        if self.emulated:
+            self._last_ns = max(self._time.now(), self._last_ns + 1)
+        return int(self._unmoved() + vcpu.state.tsc_offset & MASK64)
+
+    def write(self, vcpu: Vcpu, value: int) -> None:
+        """From now on it counts from this value (Xen's hvm_set_guest_tsc)."""
+        vcpu.state.tsc_offset = value - self.read(vcpu) + vcpu.state.tsc_offset & MASK64
+        vcpu.time_generation = -1
+
+    def reset(self, vcpu: Vcpu) -> None:
+        """An HVM vCPU that starts has the boot processor's counter."""
+        vcpu.state.tsc_offset = self._domain.vcpus[0].state.tsc_offset
+        vcpu.time_generation = -1
 
     def system_time(self, vcpu: Vcpu, untrusted_count: int) -> int:
-        """When the counter reads this: system time in nanoseconds, as far as can be said now."""
+        """When the counter reads this: system time in nanoseconds, as far as can be said now. The past, if it is beyond it."""
+        ticks = untrusted_count - self.read(vcpu)
         if self.emulated:
-            return self._to_ns.apply(untrusted_count) + self._start_ns
-        return self._time.at(untrusted_count - vcpu.state.tsc_offset & MASK64)
+            return self._last_ns + self._to_ns.apply(ticks)
+        return self._time.at(self._engine.tsc() + ticks)
 
     def time_scale(self, vcpu: Vcpu, host_scale: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         """tsc_timestamp, system_time, tsc_to_system_mul and tsc_shift of vcpu_time_info, from those of the host's counter."""
         tsc, system_ns, multiplier, shift = host_scale
         if self.emulated:
-            return self._to_ticks.apply(system_ns - self._start_ns) & MASK64, system_ns, self._to_ns.multiplier, self._to_ns.shift
+            tsc, multiplier, shift = self._to_ticks.apply(system_ns - self._start_ns), self._to_ns.multiplier, self._to_ns.shift
         return tsc + vcpu.state.tsc_offset & MASK64, system_ns, multiplier, shift
 
     def cpuid_leaf(self, subleaf: int) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pyxen.hypervisor.dom0_interface import HypercallError, TscMode
 from pyxen.hypervisor.guest_counter import TimeScale
 from pyxen.hypervisor.guest_time import TIME_OFFSET
+from pyxen.hypervisor.hvm import msr
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor.hvm_guest import SmallHvmDomain
 from tests.unit.hypervisor.machine import SmallDomain
@@ -91,6 +92,30 @@ def test_deadlines_of_a_counter_of_its_own(machine: Hypervisor) -> None:
     with machine.lock:
         deadline = counter.read(guest.vcpu) + counter.khz * 1000
         assert abs(counter.system_time(guest.vcpu, deadline) - machine.now() - 10**9) < 10**7
+
+
+@pytest.mark.parametrize("mode", (TscMode.NATIVE, TscMode.ALWAYS_EMULATE))
+@pytest.mark.parametrize("value", (0, 5, 1 << 40, (1 << 64) - 10**12))
+def test_written_counters(machine: Hypervisor, mode: TscMode, value: int) -> None:
+    """It counts from there, for that vCPU alone; its clock and its deadlines know."""
+    guest = SmallHvmDomain(machine, vcpus=2)
+    machine.dom0.set_tsc_info(guest.domid, mode, invariant=False)
+    counter, first, second = guest.domain.counter, *guest.domain.vcpus
+    second_ticks = counter.khz * 1000
+    with machine.lock:
+        others = counter.read(second)
+        assert msr.write(first, msr.MSR_TSC, value)
+        reads = msr.read(first, msr.MSR_TSC)
+        assert reads is not None and value <= reads < value + 10 * second_ticks
+        assert others <= counter.read(second) < others + 10 * second_ticks
+        machine.guest_time.before_entry(first)
+        where = first.info + TIME_OFFSET
+        image = bytes(machine.memory.octets[where : where + 32])
+        assert abs(guest_reads(image, counter.read(first)) - machine.now()) < 10**7
+        assert abs(counter.system_time(first, counter.read(first) + second_ticks) - machine.now() - 10**9) < 10**7
+        assert counter.system_time(first, max(0, value - 1)) <= machine.now()
+        counter.reset(second)
+        assert counter.read(second) - counter.read(first) & (1 << 64) - 1 > (1 << 64) - 10 * second_ticks
 
 
 def test_unreliable_hosts(machine: Hypervisor) -> None:

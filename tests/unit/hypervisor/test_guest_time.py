@@ -34,6 +34,7 @@ def guest_reads(image: bytes, tsc: int) -> int:
     """pvclock, as guests compute it."""
     info = vcpu_time_info.from_buffer_copy(image)
     delta = tsc - info.tsc_timestamp
+    delta = (delta + (1 << 63)) % (1 << 64) - (1 << 63)
     delta = delta << info.tsc_shift if info.tsc_shift >= 0 else delta >> -info.tsc_shift
     return int(info.system_time + (delta * info.tsc_to_system_mul >> 32))
 

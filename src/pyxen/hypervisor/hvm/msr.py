@@ -114,6 +114,11 @@ def _read_tsc(vcpu: HvmVcpu, register: int) -> int:
     return vcpu.domain.counter.read(vcpu)
 
 
+def _write_tsc(vcpu: HvmVcpu, register: int, value: int) -> bool:
+    vcpu.domain.counter.write(vcpu, value)
+    return True
+
+
 def _write_tsc_deadline(vcpu: HvmVcpu, register: int, value: int) -> bool:
     vcpu.local_apic.set_tsc_deadline(value)
     return True
@@ -139,7 +144,7 @@ _EVERY: Callable[[int], bool] = lambda value: True  # noqa: E731
 _NARROW: Callable[[int], bool] = lambda value: not value >> 32  # noqa: E731
 
 _TABLE: dict[int, tuple[Reader, Writer]] = {
-    MSR_TSC: (_read_tsc, _ignored),
+    MSR_TSC: (_read_tsc, _write_tsc),
     MSR_PLATFORM_ID: (_constant(0), _refused),
     MSR_APIC_BASE: (lambda vcpu, register: vcpu.local_apic.base, lambda vcpu, register, value: vcpu.local_apic.set_base(value)),
     MSR_SPEC_CTRL: _plain(0, lambda value: not value & ~SPEC_CTRL_KNOWN),

@@ -43,6 +43,7 @@ def _reset(vcpu: HvmVcpu) -> None:
     state.injection = state.interrupt_window = 0
     vcpu.nmi_pending = False
     vcpu.plain_msrs.clear()
+    vcpu.domain.counter.reset(vcpu)
     state.dirty |= Dirty.ALL
     vcpu.request_flush()
 
