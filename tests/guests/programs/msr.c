@@ -18,6 +18,7 @@ static struct trap_record write_msr(u32 index, u64 value)
 PROGRAM(msr)
 {
     static const u32 unknown[] = {0xdeadbeef, 0x00000765, 0xc0011fff, 0x4b564d00};
+    static const u32 ignored[] = {0x8b, 0x79, 0xe7, 0xe8, 0x199, 0x19a, 0x1a0, 0x1b0};
     static const u32 bases[] = {0xc0000100, 0xc0000101, 0xc0000102};
     u64 value, before, tsc;
 
@@ -38,6 +39,11 @@ PROGRAM(msr)
         check(write_msr(bases[i], NON_CANONICAL).kind == VECTOR_GP, "wrmsr 0x%x of a non-canonical address is #GP", bases[i]);
         write_msr(bases[i], before);
     }
+    for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
+        check(write_msr(ignored[i], ~0UL).kind == KIND_NONE, "wrmsr 0x%x is ignored", ignored[i]);
+    check(read_msr(0x1a0, &value).kind == KIND_NONE && value == (1 << 11 | 1 << 12 | 1 << 23), "MISC_ENABLE: 0x%lx", value);
+    check(read_msr(0x345, &value).kind == KIND_NONE && value == 0, "PERF_CAPABILITIES: none");
+    check_equal(write_msr(0x345, 0).kind, VECTOR_GP, "which can't be written");
     tsc = rdtsc();
     check_equal(read_msr(0x10, &value).kind, KIND_NONE, "the TSC can be read as an MSR");
     check(value >= tsc, "and goes on");
