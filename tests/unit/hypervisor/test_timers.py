@@ -26,10 +26,10 @@ class Clock:
             return self.queue.add(deadline, lambda: self.fired.append(deadline if name is None else name))
 
     def move_to(self, now: int) -> None:
-        """Time passes; the queue looks again, as after any timer that is added."""
+        """Time passes; the queue looks again, as for any timer that is sooner than its next look."""
         with self.lock:
             self.now = now
-            self.queue.add(now, lambda: None)
+            self.queue.add(0, lambda: None)
 
     def wait_for(self, count: int) -> None:
         end = time.monotonic() + 10
