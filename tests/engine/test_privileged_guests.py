@@ -247,7 +247,7 @@ def test_an_injection_whose_delivery_faults(box: Sandbox) -> None:
     cpu.state.rflags |= IF
     cpu.state.injection = injected_event(EventType.EXTERNAL_INTERRUPT, 0x40)
     assert cpu.run() == ExitReason.HALT
-    assert (cpu.state.rbx, cpu.state.injection) == (0x40 * 16 + 2, 0)
+    assert (cpu.state.rbx, cpu.state.injection) == (0x40 * 8 + 2, 0)
 
 
 def test_injections_are_not_for_deprivileged_guests(box: Sandbox) -> None:

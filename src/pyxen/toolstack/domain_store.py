@@ -120,7 +120,9 @@ class DomainStore:
 
     def _write_build_results(self, record: DomainRecord, store: RingAddress) -> None:
         path, config = domain_path(record.domid), record.config
-        self._store.write(f"{path}/memory/static-max", str(config.maxmem_mib << 10))
+        # An HVM kernel expects as much memory at its start, and to balloon down from there, which takes populate-on-demand.
+        static_max_mib = config.memory_mib if config.type == "pvh" else config.maxmem_mib
+        self._store.write(f"{path}/memory/static-max", str(static_max_mib << 10))
         self._store.write(f"{path}/memory/target", str(config.memory_mib << 10))
         self._store.write(f"{path}/memory/videoram", "0")
         self._store.write(f"{path}/domid", str(record.domid))

@@ -143,3 +143,10 @@ def test_cpu_lists(text: str, cpus: set[int]) -> None:
 def test_mappings_of_other_types_are_refused(untrusted: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         DomainConfig.from_mapping({"name": "d", "kernel": "/k"} | untrusted)
+
+
+@pytest.mark.parametrize(("kind", "warned"), [("pv", False), ("pvh", True)])
+def test_more_memory_later_needs_populate_on_demand_for_pvh(kind: str, warned: bool) -> None:
+    _, warnings = DomainConfig.read(parse(BASE + f'type="{kind}";memory=64;maxmem=128', "f"))
+    assert [warning.place.line for warning in warnings] == ([3] if warned else [])
+    assert all("populate-on-demand" in str(warning.text) for warning in warnings)

@@ -234,6 +234,8 @@ class _Reader:
             raise ConfigError(Place(self._settings.source), 'neither kernel nor bootloader is given: kernel = "PATH"')
         if config.tsc_mode == "native_paravirt":
             raise self._error("tsc_mode", "`tsc_mode': native_paravirt does not exist any more, as in Xen since 4.13")
+        if config.type == "pvh" and config.maxmem_mib > config.memory_mib:
+            self._warn("maxmem", "`maxmem' above `memory' has no effect for a pvh domain: there is no populate-on-demand yet")
         if config.cmdline is not None and (config.root is not None or config.extra is not None):
             self._warn("cmdline", "root= and extra= are ignored in favour of cmdline=")
         if config.name.isascii() and config.name.isdigit():
