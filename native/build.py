@@ -36,6 +36,7 @@ SOURCES = (
     "pyxen_block.c",
     "pyxen_cpu.c",
     "pyxen_code.c",
+    "pyxen_control.c",
     "pyxen_debug.c",
     "pyxen_decode.c",
     "pyxen_exits.c",

@@ -15,7 +15,7 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "    qemu/target/i386/unicorn.c\n",
         AFTER,
         "    qemu/target/i386/pyxen_cpu.c\n    qemu/target/i386/pyxen_atomic.c\n    qemu/target/i386/pyxen_block.c\n"
-        "    qemu/target/i386/pyxen_code.c\n    qemu/target/i386/pyxen_exits.c\n"
+        "    qemu/target/i386/pyxen_code.c\n    qemu/target/i386/pyxen_control.c\n    qemu/target/i386/pyxen_exits.c\n"
         "    qemu/target/i386/pyxen_debug.c\n    qemu/target/i386/pyxen_decode.c\n"
         "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
         "    qemu/target/i386/pyxen_frames.c\n    qemu/target/i386/pyxen_gate.c\n"
@@ -53,7 +53,8 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "DEF_HELPER_2(pyxen_rep_movs, void, env, i32)\n"
         "DEF_HELPER_2(pyxen_rep_stos, void, env, i32)\n"
         "DEF_HELPER_3(pyxen_check_segment, void, env, tl, i32)\n"
-        "DEF_HELPER_2(pyxen_check_alignment, void, env, tl)\n"
+        "DEF_HELPER_3(pyxen_check_alignment, void, env, tl, i32)\n"
+        "DEF_HELPER_1(pyxen_mxcsr_sync, void, env)\n"
         "DEF_HELPER_1(pyxen_sse_begin, void, env)\n"
         "DEF_HELPER_1(pyxen_sse_end, void, env)\n",
     ),

@@ -238,9 +238,10 @@ EDITS: tuple[Edit, ...] = (
     ),
     Edit(
         I386 + "bpt_helper.c",
-        "Likewise, when a privileged guest moves a breakpoint.",
+        "Likewise, when a privileged guest moves a breakpoint. The upper halves of DR6 and DR7 are reserved.",
         "void helper_set_dr(CPUX86State *env, int reg, target_ulong t0)\n{\n",
         AFTER,
+        "    if (reg >= 4 && t0 >> 32) {\n        raise_exception_ra(env, EXCP0D_GPF, GETPC());\n    }\n"
         "    if (env->dr[7] & 0xff) {\n        tlb_flush(env_cpu(env));\n    }\n",
     ),
     Edit(

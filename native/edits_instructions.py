@@ -60,14 +60,14 @@ EDITS: tuple[Edit, ...] = (
         "FXSAVE stores the exceptions that have happened.",
         "static void do_xsave_mxcsr(CPUX86State *env, target_ulong ptr, uintptr_t ra)\n{\n",
         AFTER,
-        "    helper_pyxen_sse_begin(env);\n",
+        "    helper_pyxen_mxcsr_sync(env);\n",
     ),
     Edit(
         I386 + "translate.c",
         "STMXCSR, likewise.",
         "            tcg_gen_ld32u_tl(tcg_ctx, s->T0, tcg_ctx->cpu_env, offsetof(CPUX86State, mxcsr));\n",
         BEFORE,
-        "            gen_helper_pyxen_sse_begin(tcg_ctx, tcg_ctx->cpu_env);\n",
+        "            gen_helper_pyxen_mxcsr_sync(tcg_ctx, tcg_ctx->cpu_env);\n",
     ),
     Edit(
         I386 + "translate.c",
@@ -214,6 +214,21 @@ EDITS: tuple[Edit, ...] = (
         "target_ulong helper_read_eflags(CPUX86State *env)\n{\n",
         AFTER,
         "    return cpu_compute_eflags(env) & ~(target_ulong)(VM_MASK | RF_MASK);\n",
+    ),
+    # ------------------------------------------------------------------ control registers
+    Edit(
+        I386 + "misc_helper.c",
+        "Control registers refuse what the manual says they do; upstream takes anything. CR8 is in the block.",
+        "void helper_write_crN(CPUX86State *env, int reg, target_ulong t0)\n{\n",
+        AFTER,
+        "    pyxen_check_control(env, reg, t0);\n    if (reg == 8) {\n        pyxen_write_cr8(env, t0);\n        return;\n    }\n",
+    ),
+    Edit(
+        I386 + "misc_helper.c",
+        "CR8, likewise.",
+        "target_ulong helper_read_crN(CPUX86State *env, int reg)\n{\n",
+        AFTER,
+        "    if (reg == 8) {\n        return pyxen_read_cr8(env);\n    }\n",
     ),
     # ------------------------------------------------------------------ no guest ends the process
     Edit(

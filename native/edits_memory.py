@@ -240,7 +240,7 @@ EDITS: tuple[Edit, ...] = (
         "    int segment = tcg_ctx->uc->pyxen_segment;\n"
         "\n"
         "    if (unlikely(segment >= 0)) {\n"
-        "        TCGv_i32 access = tcg_const_i32(tcg_ctx, segment | size << 8 | write << 16);\n"
+        "        TCGv_i32 access = tcg_const_i32(tcg_ctx, segment | size << 8 | write << 24);\n"
         "\n"
         "        gen_helper_pyxen_check_segment(tcg_ctx, tcg_ctx->cpu_env, address, access);\n"
         "        tcg_temp_free_i32(tcg_ctx, access);\n"
@@ -254,6 +254,17 @@ EDITS: tuple[Edit, ...] = (
         "    pyxen_lea_v_seg(s, aflag, a0, def_seg, ovr_seg);\n"
         "    s->uc->pyxen_segment = segment >= 0 && pyxen_segment_is_checked(s->uc->cpu->env_ptr, s->flags, segment) ? segment : -1;\n"
         "    pyxen_check_access(s->uc->tcg_ctx, s->A0, 1, false);\n"
+        "}\n"
+        "\n"
+        "/* An operand that a helper will access. */\n"
+        "static void pyxen_check_operand(DisasContext *s, unsigned size, bool write, int alignment)\n"
+        "{\n"
+        "    TCGContext *tcg_ctx = s->uc->tcg_ctx;\n"
+        "\n"
+        "    pyxen_check_access(tcg_ctx, s->A0, size, write);\n"
+        "    if (s->uc->pyxen_alignment) {\n"
+        "        gen_helper_pyxen_check_alignment(tcg_ctx, tcg_ctx->cpu_env, s->A0, tcg_const_i32(tcg_ctx, alignment));\n"
+        "    }\n"
         "}\n"
         "\n",
     ),
@@ -326,12 +337,84 @@ EDITS: tuple[Edit, ...] = (
         REPLACE,
         "    int a_bits = unlikely(pyxen_checks_alignment(env)) ? mop & MO_SIZE : get_alignment_bits(mop);\n",
     ),
+    # ------------------------------------------------------------------ operands of helpers
+    Edit(
+        I386 + "translate.c",
+        "All of an operand of the x87 is checked before any of it is accessed.",
+        "                    gen_helper_fldenv(tcg_ctx, tcg_ctx->cpu_env, s->A0, tcg_const_i32(tcg_ctx, dflag - 1));\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, dflag == MO_16 ? 14 : 28, false, dflag == MO_16 ? 2 : 4);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_fstenv(tcg_ctx, tcg_ctx->cpu_env, s->A0, tcg_const_i32(tcg_ctx, dflag - 1));\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, dflag == MO_16 ? 14 : 28, true, dflag == MO_16 ? 2 : 4);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_fldt_ST0(tcg_ctx, tcg_ctx->cpu_env, s->A0);\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, 10, false, 8);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_fstt_ST0(tcg_ctx, tcg_ctx->cpu_env, s->A0);\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, 10, true, 8);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_frstor(tcg_ctx, tcg_ctx->cpu_env, s->A0, tcg_const_i32(tcg_ctx, dflag - 1));\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, dflag == MO_16 ? 94 : 108, false, dflag == MO_16 ? 2 : 4);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_fsave(tcg_ctx, tcg_ctx->cpu_env, s->A0, tcg_const_i32(tcg_ctx, dflag - 1));\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, dflag == MO_16 ? 94 : 108, true, dflag == MO_16 ? 2 : 4);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_fbld_ST0(tcg_ctx, tcg_ctx->cpu_env, s->A0);\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, 10, false, 8);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "Likewise.",
+        "                    gen_helper_fbst_ST0(tcg_ctx, tcg_ctx->cpu_env, s->A0);\n",
+        BEFORE,
+        "                    pyxen_check_operand(s, 10, true, 8);\n",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "All of the image, too; its alignment faults like SSE's.",
+        "            gen_lea_modrm(env, s, modrm);\n            gen_helper_fxsave(",
+        REPLACE,
+        "            gen_lea_modrm(env, s, modrm);\n            pyxen_check_operand(s, 512, true, 16);\n            gen_helper_fxsave(",
+    ),
+    Edit(
+        I386 + "translate.c",
+        "All of the image, too; its alignment faults like SSE's.",
+        "            gen_lea_modrm(env, s, modrm);\n            gen_helper_fxrstor(",
+        REPLACE,
+        "            gen_lea_modrm(env, s, modrm);\n            pyxen_check_operand(s, 512, false, 16);\n            gen_helper_fxrstor(",
+    ),
     # ------------------------------------------------------------------ addresses
     Edit(
         I386 + "excp_helper.c",
-        "An address that is not canonical is #SS(0) when it is the stack's, not #GP(0).",
+        "An address that is not canonical is #SS(0) when it is the stack's, not #GP(0). And where stores of 16 octets fault.",
         "        raise_exception_err_ra(env, cs->exception_index,\n",
         BEFORE,
+        "        pyxen_correct_fault_address(cs, addr, access_type == MMU_DATA_STORE, retaddr);\n"
         "        if (cs->exception_index == EXCP0D_GPF && access_type != MMU_INST_FETCH) {\n"
         "            cpu_restore_state(cs, retaddr, true);\n"
         "            if (pyxen_is_stack_access(env, addr)) {\n"

@@ -34,7 +34,7 @@ EDITS: tuple[Edit, ...] = (
         "Operations on two registers, or a register and memory.",
         "        switch(b) {\n        case 0x0f: /* 3DNow! data insns */\n",
         BEFORE,
-        "        if (is_xmm && pyxen_gen_vector(s, b1 << 8 | b, op1_offset, op2_offset)) {\n            return;\n        }\n",
+        "        if (is_xmm && pyxen_gen_vector(s, b1, b, op1_offset, op2_offset)) {\n            return;\n        }\n",
     ),
     Edit(
         I386 + "translate.c",
@@ -67,7 +67,8 @@ EDITS: tuple[Edit, ...] = (
         "static bool pyxen_gen_aligned(DisasContext *s)\n"
         "{\n"
         "    if (s->uc->pyxen_sse_alignment && s->uc->pyxen_alignment) {\n"
-        "        gen_helper_pyxen_check_alignment(s->uc->tcg_ctx, s->uc->tcg_ctx->cpu_env, s->A0); /* else it would be #AC */\n"
+        "        gen_helper_pyxen_check_alignment(s->uc->tcg_ctx, s->uc->tcg_ctx->cpu_env, s->A0,\n"
+        "                                         tcg_const_i32(s->uc->tcg_ctx, 16)); /* else it would be #AC */\n"
         "    }\n"
         "    return s->uc->pyxen_sse_alignment;\n"
         "}\n"

@@ -75,12 +75,12 @@ bool pyxen_segment_is_checked(const CPUX86State *env, uint32_t flags, int segmen
     }
 }
 
-/* `access` is the segment register, the octets << 8, and 1 << 16 for a write. Faults as the manual has it: #SS(0) or #GP(0). */
+/* `access` is the segment register, the octets << 8, and 1 << 24 for a write. Faults as the manual has it: #SS(0) or #GP(0). */
 void helper_pyxen_check_segment(CPUX86State *env, target_ulong address, uint32_t access)
 {
     const SegmentCache *segment = &env->segs[access & 0xff];
     uint32_t offset = address - segment->base;
-    uint64_t last = (uint64_t)offset + (access >> 8 & 0xff) - 1;
+    uint64_t last = (uint64_t)offset + (access >> 8 & 0xffff) - 1;
     bool inside;
 
     if (!(segment->flags & DESC_CS_MASK) && (segment->flags & DESC_E_MASK)) {
@@ -88,7 +88,7 @@ void helper_pyxen_check_segment(CPUX86State *env, target_ulong address, uint32_t
     } else {
         inside = last <= segment->limit || segment->limit == WHOLE;
     }
-    if (!inside || !(access >> 16 ? is_writable(segment) : is_readable(segment))) {
+    if (!inside || !(access >> 24 ? is_writable(segment) : is_readable(segment))) {
         raise_exception_err_ra(env, (access & 0xff) == R_SS ? EXCP0C_STACK : EXCP0D_GPF, 0, GETPC());
     }
 }
@@ -102,11 +102,11 @@ bool pyxen_checks_alignment(const CPUX86State *env)
     return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (cpl == 3 || (cpl && p && p->deprivileged));
 }
 
-/* Of 16 octets, where a misaligned access is #GP(0) and would be #AC(0) for the translator's code. */
-void helper_pyxen_check_alignment(CPUX86State *env, target_ulong address)
+/* In blocks that check alignment, of what their loads and stores don't: of SSE's 16 octets, #GP(0), and of helpers' operands. */
+void helper_pyxen_check_alignment(CPUX86State *env, target_ulong address, uint32_t alignment)
 {
-    if (address & 15) {
-        raise_exception_err_ra(env, EXCP0D_GPF, 0, GETPC());
+    if (address & (alignment - 1)) {
+        raise_exception_err_ra(env, alignment == 16 ? EXCP0D_GPF : EXCP11_ALGN, 0, GETPC());
     }
 }
 

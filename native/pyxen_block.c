@@ -246,7 +246,7 @@ PYXEN_EXPORT int pyxen_layout(uint32_t *layout, int room)
         OFFSET(tsc_aux), OFFSET(segs), OFFSET(ldt), OFFSET(tr), OFFSET(gdt), OFFSET(idt), OFFSET(cpl), OFFSET(dirty),
         OFFSET(exit_reason), OFFSET(vector), OFFSET(error_code), OFFSET(instruction_length), OFFSET(qualification),
         OFFSET(sysenter_cs), OFFSET(sysenter_esp), OFFSET(sysenter_eip), OFFSET(injection), OFFSET(injection_error_code),
-        OFFSET(interrupt_window), OFFSET(rdtsc_exits), OFFSET(tsc_scale), OFFSET(tsc_offset),
+        OFFSET(interrupt_window), OFFSET(rdtsc_exits), OFFSET(tsc_scale), OFFSET(tsc_offset), OFFSET(cr8),
     };
     int count = sizeof(fields) / sizeof(fields[0]);
     int i;

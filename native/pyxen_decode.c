@@ -147,3 +147,36 @@ bool pyxen_is_stack_access(CPUX86State *env, uint64_t address)
     }
     return (modrm & 7) == R_EBP && modrm >> 6 != 0;
 }
+
+/* MOVUPS, MOVUPD, MOVDQU to memory: the translator stores them in two halves. */
+static bool is_unaligned_store(CPUX86State *env)
+{
+    uint8_t bytes[LONGEST_INSTRUCTION + 8] = { 0 };
+    uint8_t repeat = 0;
+    int n;
+
+    fetch(env, bytes);
+    for (n = 0; is_legacy_prefix(bytes[n]) || bytes[n] == 0x64 || bytes[n] == 0x65; n++) {
+        repeat = bytes[n] == 0xf2 || bytes[n] == 0xf3 ? bytes[n] : repeat;
+    }
+    n += (bytes[n] & 0xf0) == 0x40 && (env->hflags & HF_CS64_MASK);
+    return bytes[n] == 0x0f && ((bytes[n + 1] == 0x11 && !repeat) || (bytes[n + 1] == 0x7f && repeat == 0xf3));
+}
+
+/* A page fault of such a store's upper half, which goes first, is one of the whole store: at its first octet in that page. In a page's last
+   15 octets it may as well be the lower half that faults, and the address stays. */
+void pyxen_correct_fault_address(CPUState *cs, uint64_t address, bool is_store, uintptr_t retaddr)
+{
+    CPUX86State *env = cs->env_ptr;
+    int error_code = env->error_code, index = cs->exception_index;
+    unsigned offset = address & ~TARGET_PAGE_MASK;
+
+    if (is_store && index == EXCP0E_PAGE && retaddr && offset <= TARGET_PAGE_SIZE - 16) {
+        cpu_restore_state(cs, retaddr, true);
+        if (is_unaligned_store(env)) {
+            env->cr[2] = address - MIN(offset, 8);
+        }
+        env->error_code = error_code;
+        cs->exception_index = index;
+    }
+}

@@ -50,19 +50,44 @@ static uint32_t new_exceptions(CPUX86State *env)
 }
 
 /* Brings MXCSR up to date. */
-void helper_pyxen_sse_begin(CPUX86State *env)
+void helper_pyxen_mxcsr_sync(CPUX86State *env)
 {
     env->mxcsr |= new_exceptions(env);
 }
 
-/* After an instruction, while an exception is unmasked. */
+/* Before an instruction, while an exception is unmasked: remembers what it may change. */
+void helper_pyxen_sse_begin(CPUX86State *env)
+{
+    struct pyxen_sse_before *before = &env->uc->pyxen->sse_before;
+    int i;
+
+    helper_pyxen_mxcsr_sync(env);
+    for (i = 0; i < 16; i++) {
+        memcpy(before->xmm[i], &env->xmm_regs[i], 16);
+    }
+    memcpy(before->gpr, env->regs, sizeof(before->gpr));
+    before->cc_src = env->cc_src;
+    before->cc_dst = env->cc_dst;
+    before->cc_src2 = env->cc_src2;
+}
+
+/* After it: one that raises an unmasked exception has changed nothing. */
 void helper_pyxen_sse_end(CPUX86State *env)
 {
+    const struct pyxen_sse_before *before = &env->uc->pyxen->sse_before;
     uint32_t raised = new_exceptions(env);
     uint32_t masked = env->mxcsr >> MXCSR_MASKS_SHIFT;
+    int i;
 
     env->mxcsr |= raised;
     if (raised & ~masked) {
+        for (i = 0; i < 16; i++) {
+            memcpy(&env->xmm_regs[i], before->xmm[i], 16);
+        }
+        memcpy(env->regs, before->gpr, sizeof(before->gpr));
+        env->cc_src = before->cc_src;
+        env->cc_dst = before->cc_dst;
+        env->cc_src2 = before->cc_src2;
         raise_exception_ra(env, env->cr[4] & CR4_OSXMMEXCPT_MASK ? EXCP_SIMD : EXCP06_ILLOP, GETPC());
     }
 }
@@ -94,7 +119,7 @@ PYXEN_EXPORT void pyxen_cpu_read_fpu(struct pyxen_cpu *p, uint8_t *bytes)
         memcpy(image->st[i], &value.l.lower, 8);
         memcpy(image->st[i] + 8, &value.l.upper, 2);
     }
-    helper_pyxen_sse_begin(env);
+    helper_pyxen_mxcsr_sync(env);
     image->mxcsr = env->mxcsr;
     image->mxcsr_mask = MXCSR_MASK;
     for (i = 0; i < 16; i++) {

@@ -35,12 +35,18 @@ int pyxen_new_cpl(struct CPUX86State *env, int cpl);
 /* The privilege that loads of data segments are checked with. */
 int pyxen_segment_cpl(struct CPUX86State *env, int cpl);
 
+/* Loads of control registers. */
+void pyxen_check_control(struct CPUX86State *env, int reg, uint64_t value);
+uint64_t pyxen_read_cr8(struct CPUX86State *env);
+void pyxen_write_cr8(struct CPUX86State *env, uint64_t value);
+
 /* DR0-3 as data breakpoints: which of BP_MEM_READ and BP_MEM_WRITE to look at in a page, and the look at one access. */
 int pyxen_watched_accesses(struct CPUState *cpu, uint64_t page);
 void pyxen_check_watchpoints(struct CPUState *cpu, uint64_t address, uint64_t size, int access, uintptr_t retaddr);
 
 /* Looks at the instruction at RIP. */
 bool pyxen_is_stack_access(struct CPUX86State *env, uint64_t address);
+void pyxen_correct_fault_address(struct CPUState *cpu, uint64_t address, bool is_store, uintptr_t retaddr);
 bool pyxen_at_bytes(struct CPUX86State *env, const uint8_t *wanted, int count);
 
 /* In hflags, hence part of what a block is translated for: MXCSR unmasks an exception. */

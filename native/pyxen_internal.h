@@ -58,6 +58,12 @@ struct pyxen_machine {
     struct pyxen_cpu *dead; /* freed ones, under lock: a thread may be about to look whether its CPU is halted */
 };
 
+/* What an SSE instruction may change, as it was before it. */
+struct pyxen_sse_before {
+    uint8_t xmm[16][16];
+    uint64_t gpr[16], cc_src, cc_dst, cc_src2;
+};
+
 struct pyxen_cpu {
     struct pyxen_machine *machine;
     struct pyxen_state *state;
@@ -67,6 +73,7 @@ struct pyxen_cpu {
     uint32_t halted, entered; /* atomic: never to run again; a thread is in pyxen_cpu_run */
     struct pyxen_cpu *next_dead;
     uint32_t cpl;
+    struct pyxen_sse_before sse_before;
     uint32_t runs;                        /* modulo 2**32 */
     uint64_t look_started, look_wanted;   /* when this CPU was last looked at, whether it is at rest, in ns; and wanted_ns() then */
     uint32_t code_limit; /* of CS, in the blocks that were translated with one */

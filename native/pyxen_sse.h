@@ -7,11 +7,9 @@
 
 #include "tcg/tcg-op-gvec.h"
 
-#define XMM_BYTES 16, 16 /* operated on, and cleared to the end of */
 #define OPCODE(prefix, opcode) ((prefix) << 8 | (opcode))
-#define ALL_PREFIXES_WITHOUT_MMX(opcode) OPCODE(0, opcode): case OPCODE(1, opcode)
 
-enum { NO_PREFIX, PREFIX_66, PREFIX_F3, PREFIX_F2 };
+enum { NO_PREFIX, PREFIX_66 };
 
 /* Whether its operand of 16 octets, if it has one, has to be aligned: not those of MOVUPS, MOVUPD, MOVDQU, LDDQU. */
 static bool pyxen_sse_is_aligned(const DisasContext *s, int opcode)
@@ -52,92 +50,85 @@ static bool pyxen_host_vector_op(TCGContext *t, TCGOpcode op, unsigned vece, int
     return true;
 }
 
+typedef void VectorOperation(TCGContext *, unsigned vece, uint32_t d, uint32_t a, uint32_t b, uint32_t bytes, uint32_t all_bytes);
+
+static void pyxen_gvec_equal(TCGContext *t, unsigned vece, uint32_t d, uint32_t a, uint32_t b, uint32_t bytes, uint32_t all_bytes)
+{
+    tcg_gen_gvec_cmp(t, TCG_COND_EQ, vece, d, a, b, bytes, all_bytes);
+}
+
+static void pyxen_gvec_greater(TCGContext *t, unsigned vece, uint32_t d, uint32_t a, uint32_t b, uint32_t bytes, uint32_t all_bytes)
+{
+    tcg_gen_gvec_cmp(t, TCG_COND_GT, vece, d, a, b, bytes, all_bytes);
+}
+
+/* pandn complements its first operand. */
+static void pyxen_gvec_andn(TCGContext *t, unsigned vece, uint32_t d, uint32_t a, uint32_t b, uint32_t bytes, uint32_t all_bytes)
+{
+    tcg_gen_gvec_andc(t, vece, d, b, a, bytes, all_bytes);
+}
+
+/* Opcodes after 66 0f: rows of one operation on elements of growing size, from `vece` on. */
+static const struct {
+    uint8_t first, last, vece;
+    VectorOperation *operation; /* or */
+    TCGOpcode host_operation;
+} pyxen_vector_rows[] = {
+    { 0x14, 0x14, MO_64, NULL, INDEX_op_x86_punpckl_vec },
+    { 0x15, 0x15, MO_64, NULL, INDEX_op_x86_punpckh_vec },
+    { 0x54, 0x54, MO_64, tcg_gen_gvec_and },
+    { 0x55, 0x55, MO_64, pyxen_gvec_andn },
+    { 0x56, 0x56, MO_64, tcg_gen_gvec_or },
+    { 0x57, 0x57, MO_64, tcg_gen_gvec_xor },
+    { 0x60, 0x62, MO_8, NULL, INDEX_op_x86_punpckl_vec },
+    { 0x63, 0x63, MO_8, NULL, INDEX_op_x86_packss_vec },
+    { 0x64, 0x66, MO_8, pyxen_gvec_greater },
+    { 0x67, 0x67, MO_8, NULL, INDEX_op_x86_packus_vec },
+    { 0x68, 0x6a, MO_8, NULL, INDEX_op_x86_punpckh_vec },
+    { 0x6b, 0x6b, MO_16, NULL, INDEX_op_x86_packss_vec },
+    { 0x6c, 0x6c, MO_64, NULL, INDEX_op_x86_punpckl_vec },
+    { 0x6d, 0x6d, MO_64, NULL, INDEX_op_x86_punpckh_vec },
+    { 0x74, 0x76, MO_8, pyxen_gvec_equal },
+    { 0xd4, 0xd4, MO_64, tcg_gen_gvec_add },
+    { 0xd5, 0xd5, MO_16, tcg_gen_gvec_mul },
+    { 0xd8, 0xd9, MO_8, tcg_gen_gvec_ussub },
+    { 0xda, 0xda, MO_8, tcg_gen_gvec_umin },
+    { 0xdb, 0xdb, MO_64, tcg_gen_gvec_and },
+    { 0xdc, 0xdd, MO_8, tcg_gen_gvec_usadd },
+    { 0xde, 0xde, MO_8, tcg_gen_gvec_umax },
+    { 0xdf, 0xdf, MO_64, pyxen_gvec_andn },
+    { 0xe8, 0xe9, MO_8, tcg_gen_gvec_sssub },
+    { 0xea, 0xea, MO_16, tcg_gen_gvec_smin },
+    { 0xeb, 0xeb, MO_64, tcg_gen_gvec_or },
+    { 0xec, 0xed, MO_8, tcg_gen_gvec_ssadd },
+    { 0xee, 0xee, MO_16, tcg_gen_gvec_smax },
+    { 0xef, 0xef, MO_64, tcg_gen_gvec_xor },
+    { 0xf8, 0xfb, MO_8, tcg_gen_gvec_sub },
+    { 0xfc, 0xfe, MO_8, tcg_gen_gvec_add },
+};
+
 /* d = op(d, a). False: upstream's function has to be called. */
-static bool pyxen_gen_vector(DisasContext *s, int opcode, uint32_t d, uint32_t a)
+static bool pyxen_gen_vector(DisasContext *s, int prefix, int opcode, uint32_t d, uint32_t a)
 {
     TCGContext *t = s->uc->tcg_ctx;
-    unsigned vece = opcode & 3; /* in those rows of the table that are in order of size */
+    int i;
 
-    switch (opcode) {
-    case ALL_PREFIXES_WITHOUT_MMX(0x14): /* unpcklps, unpcklpd */
-        return pyxen_host_vector_op(t, INDEX_op_x86_punpckl_vec, opcode >> 8 ? MO_64 : MO_32, -1, d, d, a);
-    case ALL_PREFIXES_WITHOUT_MMX(0x15):
-        return pyxen_host_vector_op(t, INDEX_op_x86_punpckh_vec, opcode >> 8 ? MO_64 : MO_32, -1, d, d, a);
-    case ALL_PREFIXES_WITHOUT_MMX(0x54): /* andps, andpd */
-    case OPCODE(PREFIX_66, 0xdb):
-        tcg_gen_gvec_and(t, MO_64, d, d, a, XMM_BYTES);
-        return true;
-    case ALL_PREFIXES_WITHOUT_MMX(0x55):
-    case OPCODE(PREFIX_66, 0xdf):
-        tcg_gen_gvec_andc(t, MO_64, d, a, d, XMM_BYTES);
-        return true;
-    case ALL_PREFIXES_WITHOUT_MMX(0x56):
-    case OPCODE(PREFIX_66, 0xeb):
-        tcg_gen_gvec_or(t, MO_64, d, d, a, XMM_BYTES);
-        return true;
-    case ALL_PREFIXES_WITHOUT_MMX(0x57):
-    case OPCODE(PREFIX_66, 0xef):
-        tcg_gen_gvec_xor(t, MO_64, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0x60) ... OPCODE(PREFIX_66, 0x62): /* punpckl bw, wd, dq */
-        return pyxen_host_vector_op(t, INDEX_op_x86_punpckl_vec, vece, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x63): /* packsswb */
-        return pyxen_host_vector_op(t, INDEX_op_x86_packss_vec, MO_8, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x64) ... OPCODE(PREFIX_66, 0x66): /* pcmpgt b, w, d */
-        tcg_gen_gvec_cmp(t, TCG_COND_GT, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0x67): /* packuswb */
-        return pyxen_host_vector_op(t, INDEX_op_x86_packus_vec, MO_8, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x68) ... OPCODE(PREFIX_66, 0x6a): /* punpckh bw, wd, dq */
-        return pyxen_host_vector_op(t, INDEX_op_x86_punpckh_vec, vece, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x6b): /* packssdw */
-        return pyxen_host_vector_op(t, INDEX_op_x86_packss_vec, MO_16, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x6c):
-        return pyxen_host_vector_op(t, INDEX_op_x86_punpckl_vec, MO_64, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x6d):
-        return pyxen_host_vector_op(t, INDEX_op_x86_punpckh_vec, MO_64, -1, d, d, a);
-    case OPCODE(PREFIX_66, 0x74) ... OPCODE(PREFIX_66, 0x76): /* pcmpeq b, w, d */
-        tcg_gen_gvec_cmp(t, TCG_COND_EQ, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xd4): /* paddq */
-        tcg_gen_gvec_add(t, MO_64, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xd5): /* pmullw */
-        tcg_gen_gvec_mul(t, MO_16, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xd8) ... OPCODE(PREFIX_66, 0xd9): /* psubus b, w */
-        tcg_gen_gvec_ussub(t, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xda):
-        tcg_gen_gvec_umin(t, MO_8, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xdc) ... OPCODE(PREFIX_66, 0xdd): /* paddus b, w */
-        tcg_gen_gvec_usadd(t, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xde):
-        tcg_gen_gvec_umax(t, MO_8, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xe8) ... OPCODE(PREFIX_66, 0xe9): /* psubs b, w */
-        tcg_gen_gvec_sssub(t, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xea):
-        tcg_gen_gvec_smin(t, MO_16, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xec) ... OPCODE(PREFIX_66, 0xed): /* padds b, w */
-        tcg_gen_gvec_ssadd(t, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xee):
-        tcg_gen_gvec_smax(t, MO_16, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xf8) ... OPCODE(PREFIX_66, 0xfb): /* psub b, w, d, q */
-        tcg_gen_gvec_sub(t, vece, d, d, a, XMM_BYTES);
-        return true;
-    case OPCODE(PREFIX_66, 0xfc) ... OPCODE(PREFIX_66, 0xfe): /* padd b, w, d */
-        tcg_gen_gvec_add(t, vece, d, d, a, XMM_BYTES);
-        return true;
-    default:
-        return false;
+    if (opcode == 0x14 || opcode == 0x15 ? prefix > PREFIX_66 : prefix != PREFIX_66 && (prefix || opcode < 0x54 || opcode > 0x57)) {
+        return false; /* of single precision there are UNPCKxPS and bit operations */
     }
+    for (i = 0; i < ARRAY_SIZE(pyxen_vector_rows); i++) {
+        if (opcode >= pyxen_vector_rows[i].first && opcode <= pyxen_vector_rows[i].last) {
+            unsigned vece = pyxen_vector_rows[i].vece + opcode - pyxen_vector_rows[i].first;
+
+            if (!pyxen_vector_rows[i].operation) {
+                vece = opcode < 0x60 && !prefix ? MO_32 : vece;
+                return pyxen_host_vector_op(t, pyxen_vector_rows[i].host_operation, vece, -1, d, d, a);
+            }
+            pyxen_vector_rows[i].operation(t, vece, d, d, a, 16, 16);
+            return true;
+        }
+    }
+    return false;
 }
 
 /* pshufd, shufps, shufpd. */
@@ -169,18 +160,18 @@ static bool pyxen_gen_shift(DisasContext *s, int opcode, int operation, int coun
         return false;
     }
     if (operation != 4 && count >= (operation & 1 ? 16 : bits)) {
-        tcg_gen_gvec_dup64i(t, d, XMM_BYTES, 0);
+        tcg_gen_gvec_dup64i(t, d, 16, 16, 0);
         return true;
     }
     switch (operation) {
     case 2:
-        tcg_gen_gvec_shri(t, vece, d, d, count, XMM_BYTES);
+        tcg_gen_gvec_shri(t, vece, d, d, count, 16, 16);
         return true;
     case 4:
-        tcg_gen_gvec_sari(t, vece, d, d, MIN(count, bits - 1), XMM_BYTES);
+        tcg_gen_gvec_sari(t, vece, d, d, MIN(count, bits - 1), 16, 16);
         return true;
     case 6:
-        tcg_gen_gvec_shli(t, vece, d, d, count, XMM_BYTES);
+        tcg_gen_gvec_shli(t, vece, d, d, count, 16, 16);
         return true;
     default: /* psrldq, pslldq */
         return false;

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Counts changes of the functions that the library exports and of what they mean. */
-#define PYXEN_ENGINE_VERSION 3
+#define PYXEN_ENGINE_VERSION 4
 
 enum pyxen_exit_reason {
     PYXEN_EXIT_KICK = 0,
@@ -77,6 +77,7 @@ struct pyxen_state {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint32_t injection, injection_error_code, interrupt_window, rdtsc_exits;
     uint64_t tsc_scale, tsc_offset;
+    uint64_t cr8;
 };
 
 #endif

@@ -61,6 +61,17 @@ def outcome(cpu: VirtualCpu) -> tuple[int, int] | None:
         ("movups xmm0, [ebx]", 16),
         ("add dword ptr [ebx], 5", 4),
         ("push dword ptr [ebx]", 4),
+        ("fld tbyte ptr [ebx]", 10),
+        ("fstp tbyte ptr [ebx]", 10),
+        ("fbld tbyte ptr [ebx]", 10),
+        ("fbstp tbyte ptr [ebx]", 10),
+        ("fnstenv [ebx]", 28),
+        ("fldenv [ebx]", 28),
+        (".byte 0x66; fnstenv [ebx]", 14),
+        ("fnsave [ebx]", 108),
+        ("frstor [ebx]", 108),
+        ("fxsave [ebx]", 512),
+        ("fxrstor [ebx]", 512),
     ],
 )
 @pytest.mark.parametrize("cpl", [1, 3])
@@ -242,3 +253,26 @@ def test_ring_0_is_not_checked(box: Sandbox) -> None:
     cpu.state.dirty |= Dirty.CONTROL
     cpu.state.rbx = DATA + 1
     assert cpu.run() == ExitReason.HALT
+
+
+@pytest.mark.parametrize(
+    ("source", "alignment", "vector"),
+    [
+        ("fld tbyte ptr [ebx]", 8, AC),
+        ("fstp tbyte ptr [ebx]", 8, AC),
+        ("fnstenv [ebx]", 4, AC),
+        ("fldenv [ebx]", 4, AC),
+        (".byte 0x66; fnstenv [ebx]", 2, AC),
+        ("fnsave [ebx]", 4, AC),
+        ("frstor [ebx]", 4, AC),
+        ("fxsave [ebx]", 16, GP),
+        ("fxrstor [ebx]", 16, GP),
+    ],
+)
+def test_alignment_of_what_helpers_access(box: Sandbox, source: str, alignment: int, vector: int) -> None:
+    for offset in (alignment, alignment // 2):
+        cpu = cpu32(box, source)
+        cpu.state.rbx = DATA + offset % 16
+        cpu.state.cr0 |= CR0_AM | CR0_PAGING
+        cpu.state.rflags |= FLAG_AC
+        assert outcome(cpu) == (None if offset == alignment else (vector, 0))

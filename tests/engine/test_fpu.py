@@ -193,3 +193,22 @@ def test_fxsave_writes_the_last_opcode(box: Sandbox) -> None:
     image = bytes(box.memory[DATA : DATA + 512])
     assert image[6:8] == b"\0\0"
     assert b"\xa5" not in image[:32]
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    ["divsd xmm0, xmm1", "divpd xmm0, xmm1", "cvttsd2si rbx, xmm3", "comisd xmm0, xmm4", "sqrtsd xmm5, xmm3"],
+)
+def test_an_instruction_that_raises_xm_changes_nothing(box: Sandbox, instruction: str) -> None:
+    """xmm3 = -infinity, xmm4 = a signalling NaN."""
+    head = (
+        "mov rax, 0x7ff0000000000001; movq xmm4, rax; pcmpeqd xmm3, xmm3; psllq xmm3, 52; movdqa xmm5, xmm3; movdqa xmm6, xmm3; "
+        f"{CONSTANTS}; movdqa xmm7, xmm0; mov ebx, 77; push 0x1c00; ldmxcsr [rsp]; add rsp, 8; cmp ebx, 76"
+    )
+    plain = box.cpu(assemble(f"{head}; syscall"))
+    assert plain.run() == ExitReason.SYSCALL
+    cpu = box.cpu(assemble(f"{head}; {instruction}; syscall"))
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert (cpu.state.vector, cpu.state.rip) == (XM, 0x10000 + len(assemble(head)))
+    assert (cpu.state.rbx, cpu.state.rflags) == (77, plain.state.rflags)
+    assert cpu.read_fpu()[160:416] == plain.read_fpu()[160:416]

@@ -165,3 +165,28 @@ def test_a_load_that_faults_half_way_changes_nothing(box: Sandbox) -> None:
     assert cpu.run() == ExitReason.EXCEPTION
     assert (cpu.state.vector, cpu.state.cr2) == (PF, MAPPED_END)
     assert cpu.read_fpu()[FXSAVE_XMM0 : FXSAVE_XMM0 + 16] == b"\xff" * 16
+
+
+@pytest.mark.parametrize("store", ["movdqu [rdi], xmm0", "movups [rdi], xmm0", "movupd fs:[rdi], xmm8", "movdqu [r13 + 8], xmm9"])
+@pytest.mark.parametrize("inside", range(1, 16))
+def test_a_store_that_crosses_into_a_missing_page_faults_at_its_start(box: Sandbox, store: str, inside: int) -> None:
+    cpu = box.cpu(assemble(f"pcmpeqb xmm0, xmm0; movdqa xmm8, xmm0; movdqa xmm9, xmm0; {store}; syscall"))
+    cpu.state.rdi = MAPPED_END - inside
+    cpu.state.r13 = cpu.state.rdi - 8
+    assert cpu.run() == ExitReason.EXCEPTION
+    assert (cpu.state.vector, cpu.state.error_code & 2, cpu.state.cr2) == (PF, 2, MAPPED_END)
+    assert box.read(MAPPED_END - 8) == 0
+
+
+def test_a_store_within_a_missing_page_faults_where_it_is(box: Sandbox) -> None:
+    for address, instruction in (
+        (MAPPED_END, "movups [rdi], xmm0"),
+        (MAPPED_END + 3, "movdqu [rdi], xmm0"),
+        (MAPPED_END + 16, "movaps [rdi], xmm0"),
+        (MAPPED_END + 5, "mov [rdi], rax"),
+        (MAPPED_END + 12, "movss [rdi], xmm0"),
+    ):
+        cpu = box.cpu(assemble(f"{instruction}; syscall"))
+        cpu.state.rdi = address
+        assert cpu.run() == ExitReason.EXCEPTION
+        assert cpu.state.cr2 == address

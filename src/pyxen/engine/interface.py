@@ -144,6 +144,9 @@ class CpuState(ctypes.Structure):
             ctypes.c_uint64,
         ),  #: else they read (counter of the host * this >> 48) + tsc_offset, as by VMX's TSC multiplier; 0 is 1.0
         ("tsc_offset", ctypes.c_uint64),  #: modulo 2**64. ``Engine.tsc`` knows neither
+        #: Task priority, 0 to 15, of a guest that is not deprivileged. Needs no ``dirty`` bit. The hypervisor's to obey: events that it
+        #: injects don't wait for it. A guest that lowers it leaves with KICK.
+        ("cr8", ctypes.c_uint64),
     ]
 
 

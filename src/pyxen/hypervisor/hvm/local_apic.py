@@ -71,6 +71,7 @@ class LocalApic:
     def reset(self) -> None:
         """As after INIT; the base register stays."""
         self._registers = {SVR: 0xFF, DFR: 0xFFFFFFFF, **dict.fromkeys(_LOCAL_VECTORS, MASKED)}
+        self.task_priority = 0
         self.requests = self.services = self._errors = 0
         self.timer.stop()
 
@@ -86,11 +87,14 @@ class LocalApic:
 
     @property
     def task_priority(self) -> int:
-        return self._registers.get(TPR, 0)
+        """TPR. Its upper half is CR8, which the guest may load by itself."""
+        priority, cr8 = self._registers.get(TPR, 0), self._vcpu.state.cr8
+        return priority if priority >> 4 == cr8 else cr8 << 4
 
     @task_priority.setter
     def task_priority(self, value: int) -> None:
         self._registers[TPR] = value & 0xFF
+        self._vcpu.state.cr8 = (value & 0xFF) >> 4
 
     @property
     def _priority(self) -> int:
@@ -169,6 +173,8 @@ class LocalApic:
             return self.timer.initial
         if offset == TIMER_CURRENT:
             return self.timer.current()
+        if offset == TPR:
+            return self.task_priority
         return self._registers.get(offset, 0)
 
     def write(self, offset: int, value: int) -> None:
@@ -185,6 +191,8 @@ class LocalApic:
         elif offset == TIMER_INITIAL:
             if self.timer.mode(self._registers[LVT_TIMER]) != apic_timer.TSC_DEADLINE:
                 self.timer.start(value, self._registers[LVT_TIMER], self._registers.get(TIMER_DIVIDE, 0))
+        elif offset == TPR:
+            self.task_priority = value
         elif offset in _WRITABLE:
             self._write_plain(offset, value & _WRITABLE[offset])
 

@@ -1,5 +1,4 @@
 /* @modes 64
- * @known_failure the engine accepts reserved bits of control registers
  * Reserved bits of control and debug registers, and combinations that there are not: #GP. */
 #include "guest.h"
 

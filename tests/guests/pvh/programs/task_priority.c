@@ -1,5 +1,4 @@
 /* @modes 64
- * @known_failure CR8 is not the local APIC's task priority yet
  * CR8 and the local APIC's task priority register are one. */
 #include "guest.h"
 
