@@ -125,11 +125,11 @@ class Pair:
     # -- what to call ----------------------------------------------------------------------------------------------------
     def frame(self) -> int:
         kind = self.random.random()
-        if kind < 0.78:
-            return self.random.choice(self.native.loose)
         if kind < 0.9:
-            return self.random.choice(self.native.guest.mfns)
-        return self.random.choice(self.tables if kind < 0.94 else self.strange)
+            return self.random.choice(self.native.loose)
+        if kind < 0.95:
+            return self.random.choice(self.native.guest.mfns[DONE + 1 :])
+        return self.random.choice(self.tables if kind < 0.965 else self.strange)
 
     def entry(self) -> int:
         return self.frame() << 12 | self.random.choice(FLAGS if self.random.random() < 0.3 else FLAGS[1:8])
@@ -160,7 +160,7 @@ class Pair:
         guest, place = self.native.guest, self.native.guest.at(ARGUMENTS, offset)
         done = self.random.choice((0, self.address(DONE)))
         foreign = self.random.choice((*(SELF,) * 9, guest.domid, SELF + 1 << 16 | SELF, self.native.giver.domid, 0))
-        count = self.random.choice((1, 1, 2, 3, 5))
+        count = self.random.choice((1, 1, 1, 2, 2, 4))
         kind = self.random.randrange(10)
         if kind < 4:
             data = b"".join(self.update() for _ in range(count))
@@ -170,7 +170,9 @@ class Pair:
             data = b"".join(self.extended() for _ in range(count))
             return "mmuext_op", xen.HYPERVISOR_mmuext_op, (place, count, done, foreign), data
         if kind < 9:
-            where = self.random.choice((guest.at(self.random.randrange(PAGES)), 0xFFFF_8000_0000_0000, 1 << 30, 1 << 46))
+            where = self.random.choice(
+                (*(guest.at(self.random.randrange(DONE + 1, PAGES)) for _ in range(5)), 0xFFFF_8000_0000_0000, 1 << 30, 1 << 46)
+            )
             flags = self.random.choice((0, 1, 2, 3, 4 | 1, 4 | 2, self.address(DONE) | 1))
             return "update_va_mapping", xen.HYPERVISOR_update_va_mapping, (where, self.entry(), flags), b""
         number, arguments = self.random.choice(
@@ -183,7 +185,7 @@ class Pair:
     def several(self) -> tuple[str, int, tuple[int, ...], bytes]:
         """A multicall: its entries at the start of the page, what they need behind them."""
         entries, rest = b"", b""
-        count = self.random.choice((1, 2, 3, 6))
+        count = self.random.choice((1, 2, 2, 3, 6))
         for _ in range(count):
             _, number, arguments, data = self.simple(64 * count + len(rest))
             entries += struct.pack("<8Q", number, 0x55, *(value & MASK64 for value in arguments), *(0,) * (6 - len(arguments)))
@@ -195,11 +197,11 @@ class Pair:
         kind = self.random.random()
         if kind < 0.35:
             self._store(self.frame(), self.random.choice(SLOTS), self.random.choice((1, 1, 1, 2, 40)))
-        elif kind < 0.38:
+        elif kind < 0.36:
             mfn = self.frame()
             assert _leave(self.native, mfn) == _leave(self.python, mfn)
-        elif kind < 0.42:
-            self._map_grant(self.random.choice(GRANTED), self.random.randrange(PAGES), self.random.randrange(2))
+        elif kind < 0.39:
+            self._map_grant(self.random.choice(GRANTED), self.random.randrange(DONE + 1, PAGES), self.random.randrange(2))
         name, number, arguments, data = self.several() if self.random.random() < 0.3 else self.simple(self.random.choice((0, 0, 4088)))
         offset = arguments[0] & 0xFFF if data else 0
         before = self.native.machine.frames
@@ -223,7 +225,7 @@ class Pair:
         fields = {"host_addr": self.native.guest.at(pfn), "flags": flags, "ref": reference, "dom": self.native.giver.domid}
         data = bytes(grants.gnttab_map_grant_ref(**fields))
         for side in self.sides:
-            side.put(side.guest.mfns[ARGUMENTS], 0, data)
+            side.put(side.guest.mfns[ARGUMENTS], 0, data.ljust(4096, b"\0"))
             side.hypercall("map a grant", xen.HYPERVISOR_grant_table_op, (grants.GNTTABOP_map_grant_ref, side.guest.at(ARGUMENTS), 1))
         self.compare("map a grant")
 
