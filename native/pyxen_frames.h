@@ -17,7 +17,7 @@
 #define PYXEN_FLAG_PINNED 1
 
 /* Tables that are checked or given up in one go; more of them is work that Python knows how to interrupt. */
-#define PYXEN_TABLES_AT_ONCE 512
+#define PYXEN_TABLES_AT_ONCE 64
 
 struct pyxen_frames {
     uint32_t *counts;
