@@ -82,6 +82,18 @@ static bool put_page(struct pyxen_paging *w, uint64_t mfn)
     return true;
 }
 
+static void clear_xens(struct pyxen_paging *w, uint64_t mfn)
+{
+    memset(&table_at(w, mfn)[FIRST_XEN_SLOT], 0, (LAST_XEN_SLOT + 1 - FIRST_XEN_SLOT) * sizeof(uint64_t));
+}
+
+static void set_xens(struct pyxen_paging *w, uint64_t mfn)
+{
+    clear_xens(w, mfn);
+    table_at(w, mfn)[M2P_SLOT] = w->frames->m2p_entry;
+    table_at(w, mfn)[PER_DOMAIN_SLOT] = w->gate->domain->per_domain_entry;
+}
+
 static bool validate(struct pyxen_paging *w, uint64_t mfn, unsigned level);
 static bool devalidate(struct pyxen_paging *w, uint64_t mfn, unsigned level);
 static void retake_entries(struct pyxen_paging *w, unsigned level, uint64_t table, unsigned count);
@@ -131,6 +143,9 @@ static void retake_type(struct pyxen_paging *w, uint64_t mfn)
 {
     if (w->frames->type_counts[mfn]++ == 0 && w->frames->types[mfn] <= PYXEN_TYPE_L4) {
         retake_entries(w, w->frames->types[mfn], mfn, ENTRIES);
+        if (w->frames->types[mfn] == PYXEN_TYPE_L4) {
+            set_xens(w, mfn); /* it may be in use until Python's way has come to its end */
+        }
     }
 }
 
@@ -273,11 +288,6 @@ bool pyxen_write_entry(struct pyxen_paging *w, uint64_t address, uint64_t entry,
 
 /* ------------------------------------------------------------------ whole tables */
 
-static void clear_xens(struct pyxen_paging *w, uint64_t mfn)
-{
-    memset(&table_at(w, mfn)[FIRST_XEN_SLOT], 0, (LAST_XEN_SLOT + 1 - FIRST_XEN_SLOT) * sizeof(uint64_t));
-}
-
 static bool validate(struct pyxen_paging *w, uint64_t mfn, unsigned level)
 {
     uint64_t *table = table_at(w, mfn), entries[ENTRIES];
@@ -299,9 +309,7 @@ static bool validate(struct pyxen_paging *w, uint64_t mfn, unsigned level)
         }
     }
     if (level == PYXEN_TYPE_L4) {
-        clear_xens(w, mfn);
-        table[M2P_SLOT] = w->frames->m2p_entry;
-        table[PER_DOMAIN_SLOT] = w->gate->domain->per_domain_entry;
+        set_xens(w, mfn);
     }
     return true;
 }
