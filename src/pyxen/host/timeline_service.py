@@ -32,6 +32,8 @@ class TimelineService:
 
     async def _follow(self, request: p.DomainId, send: Callable[[p.StageTime], Awaitable[None]]) -> p.Nothing:
         record = self._toolstack.registry.get(request.domid)
+        if record.observer is not None:
+            record.observer.refresh()
         loop = asyncio.get_running_loop()
         stages: asyncio.Queue[StageReached | None] = asyncio.Queue()
 
