@@ -99,6 +99,6 @@ def counters_table(counters: ExitCounters) -> Table:
     ):
         most = sorted(counts.items(), key=lambda item: -item[1])[:4]
         table.add_row(title, f"{sum(counts.values()):,}", ", ".join(f"{name} {count:,}" for name, count in most))
-    table.add_row("TLB flushes asked for in Python", f"{counters.tlb_flushes:,}", "")
+    table.add_row("whole TLB flushes asked for", f"{counters.tlb_flushes:,}", "")
     table.caption = f"{100 * native_share(counters):.1f} % of traps and hypercalls never left the engine"
     return table

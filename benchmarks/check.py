@@ -60,14 +60,14 @@ def _of_idle(name: str) -> Callable[[Result], float]:
 
 
 _PV = {"getpid": 0.4, "pipe_pingpong": 0.4, "fork_exit_wait": 0.1, "fork_exec_wait": 0.08, "page_faults": 0.15, "int_loop": 0.75}
-_PV |= {"memcpy": 0.75, "sha256": 0.4}
+_PV |= {"memcpy": 0.75, "sha256": 0.6}
 _PVH = {"getpid": 0.5, "pipe_pingpong": 0.7, "fork_exit_wait": 0.7, "fork_exec_wait": 0.6, "page_faults": 0.7, "int_loop": 0.75}
-_PVH |= {"memcpy": 0.75, "sha256": 0.4}
+_PVH |= {"memcpy": 0.75, "sha256": 0.6}
 
 PROMISES = (
-    Promise("exits that one boot of Debian makes to Python", _of_boot("python_exits"), at_most=100_000),
-    Promise("share of a boot's traps and hypercalls that never leave the engine", _of_boot("native_share"), at_least=0.05),
-    Promise("TLB flushes that one boot asks for in Python", _flushes, at_most=45_000),
+    Promise("exits that one boot of Debian makes to Python", _of_boot("python_exits"), at_most=25_000),
+    Promise("share of a boot's traps and hypercalls that never leave the engine", _of_boot("native_share"), at_least=0.7),
+    Promise("whole TLB flushes that one boot asks for", _flushes, at_most=40_000),
     Promise("boot on QEMU TCG without Xen, divided by ours", _boot_ratio, at_least=1.3),
     *(Promise(f"{name}: PV, divided by QEMU TCG without Xen", _rate_ratio("rates", name), at_least=bound) for name, bound in _PV.items()),
     *(
@@ -79,8 +79,8 @@ PROMISES = (
         _micro_ratio("hypercall_unknown", "hypercall_xen_version"),
         at_least=10,
     ),
-    Promise("memory of an idle guest beyond its RAM, in MiB", _of_idle("memory_overhead_mib"), at_most=45),
-    Promise("exits that an idle guest makes to Python, a second", _of_idle("exits_per_second"), at_most=100),
+    Promise("memory of an idle guest beyond its RAM, in MiB", _of_idle("memory_overhead_mib"), at_most=24),
+    Promise("exits that an idle guest makes to Python, a second", _of_idle("exits_per_second"), at_most=60),
 )
 
 

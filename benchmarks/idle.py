@@ -26,8 +26,10 @@ class Idle:
 
 
 def measure(bench: Bench, guests: int) -> Idle:
-    """Boot guests one after another, leave them alone, and look at the host process."""
-    with bench.client():  # the host runs
+    """Boot guests one after another, leave them alone, and look at the host process: a new one, which has no memory of other guests to give
+    back."""
+    bench.stop_host()
+    with bench.client():
         memory_before = bench.anonymous_mib()
     terminals = []
     for number in range(guests):

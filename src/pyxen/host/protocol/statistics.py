@@ -54,7 +54,7 @@ class ExitCounters:
     hypercalls: dict[str, int]  #: by name, served in Python
     native: dict[str, int]  #: "system_call", "page_fault", "event_upcall"
     native_hypercalls: dict[str, int]  #: by name
-    tlb_flushes: int  #: of a whole TLB, asked for by Python
+    tlb_flushes: int  #: of a whole TLB, asked for
 
 
 @dataclass(frozen=True)
