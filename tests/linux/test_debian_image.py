@@ -57,6 +57,20 @@ def test_grub_boots_the_installed_debian(runtime_directory: Path, guest_packages
 
 
 @only_long
+def test_it_runs_as_pvh_by_one_line(runtime_directory: Path, disk: Path) -> None:
+    """The same image and configuration, with another type; and with more processors."""
+    with pyxen.Host() as host:
+        xl("create", str(EXAMPLES / "debian-pygrub.cfg"), 'type="pvh"', "vcpus=4", cwd=disk.parent)
+        guest = logged_in(host.domain("debian-pygrub"))
+        assert guest.run("cat /sys/hypervisor/guest_type; nproc") == "PVH\n4\n"
+        assert guest.run("systemctl --failed --no-legend --plain") == ""
+        guest.run("for n in 0 1 2 3; do taskset -c $n md5sum /usr/bin/python3 /usr/bin/perl 2>/dev/null; done", 120)
+        assert guest.run("head -c 3000000 /dev/urandom >/root/noise; sync; dmesg | grep -cE 'BUG:|WARNING:|Call Trace' || true") == "0\n"
+        power_off(guest)
+    assert fsck(disk, "-fn") == 0
+
+
+@only_long
 def test_pygrub_boots_it_again_and_again(runtime_directory: Path, disk: Path) -> None:
     """A reboot reads the disk anew."""
     with pyxen.Host() as host:

@@ -41,10 +41,10 @@ def stolen(guest: LinuxGuest) -> int:
     return int(guest.run("head -n 1 /proc/stat").split()[8])
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
-def test_hot_plug(runtime_directory: Path, guest_packages: GuestPackages, demo_ramdisk: Path, cpus: int) -> None:
+@pytest.mark.parametrize(("cpus", "kind"), [(1, "pv"), (2, "pv"), (2, "pvh")])
+def test_hot_plug(runtime_directory: Path, guest_packages: GuestPackages, demo_ramdisk: Path, cpus: int, kind: str) -> None:
     with linux_on(cpus, guest_packages, demo_ramdisk) as boot:
-        guest = boot(vcpus=2)
+        guest = boot(vcpus=2, type=kind)
         assert online(guest) == "0-1"
         guest.domain.set_vcpus(1)
         wait_for_online(guest, "0")

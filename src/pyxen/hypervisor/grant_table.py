@@ -218,9 +218,10 @@ class GrantTable:
         raise GrantError(GNTST_general_error, f"grant {untrusted_reference:#x} is unstable")
 
     def complete_transfer(self, reference: int, mfn: int) -> None:
-        """The frame is there: tell the guest, the frame before the flag."""
-        entry = self.entries.read(reference)
-        self.entries.write(reference, Entry(entry.header, mfn))
+        """The frame is there: tell the guest, the frame before the flag. An HVM guest has named where it is to be."""
+        if self.domain.hvm is None:
+            entry = self.entries.read(reference)
+            self.entries.write(reference, Entry(entry.header, mfn))
         self.entries.set_flags(reference, GTF_transfer_completed)
 
     # -- use -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyxen.abi.grant_table import GNTST_bad_domain, GNTST_bad_page, GNTST_general_error
+from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import ALLOCATED, NONE
 from pyxen.hypervisor.grant_entries import GrantError
 
@@ -33,8 +34,6 @@ def transfer(giver: Domain, untrusted_mfn: int, untrusted_domid: int, untrusted_
         if table is None:
             raise GrantError(GNTST_bad_domain, f"there is no domain {untrusted_domid}")
         receiver = table.domain
-        if receiver.hvm is not None:
-            raise GrantError(GNTST_bad_domain, "HVM domains don't accept transfers")
         # The frame that the giver loses makes room if it gives to itself.
         if receiver.dying or receiver.total_pages - (receiver is giver) >= receiver.max_pages:
             raise GrantError(GNTST_general_error, f"domain {receiver.domid} has no room for a frame")
@@ -47,5 +46,14 @@ def transfer(giver: Domain, untrusted_mfn: int, untrusted_domid: int, untrusted_
     hypervisor.memory.owner[mfn] = receiver.domid
     frames.type[mfn] = NONE
     frames.stamp[mfn] = frames.clock
-    hypervisor.m2p[mfn] = entry.frame
+    refusal = ""
+    if receiver.hvm is None:
+        hypervisor.m2p[mfn] = entry.frame
+    else:
+        try:
+            receiver.hvm.physical_map.place(entry.frame, mfn)
+        except HypercallError as error:
+            refusal = error.reason  # the frame is the receiver's all the same
     table.complete_transfer(untrusted_reference, mfn)
+    if refusal:
+        raise GrantError(GNTST_general_error, refusal)

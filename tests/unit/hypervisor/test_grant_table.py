@@ -13,6 +13,7 @@ from pyxen.hypervisor.dom0_interface import DOMID_SELF, GrantCopy, HypercallErro
 from pyxen.hypervisor.hypervisor import Hypervisor
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.grant_guest import GRANTED_PAGE, WINDOW, GrantGuest
+from tests.unit.hypervisor.hvm_guest import SmallHvmDomain
 
 REF = 20
 ACCESS, READ_ONLY = abi.GTF_permit_access, abi.GTF_readonly
@@ -285,6 +286,23 @@ def test_transfer(machine: Hypervisor, granter: GrantGuest, other: GrantGuest, v
     assert other.write_pte(WINDOW, mfn << 12 | 0x63) == 0
     assert other.get("Q", other.at(WINDOW)) == (0x1234,)
     assert transfer(granter, mfn, other.domid, REF) == abi.GNTST_bad_page
+    invariants.check(machine)
+
+
+def test_transfer_to_an_hvm_domain(machine: Hypervisor, granter: GrantGuest) -> None:
+    """It says where in its physical memory the frame is to be; what can't be there is its own all the same."""
+    receiver = SmallHvmDomain(machine)
+    table = receiver.domain.grant_table
+    for reference, gfn, status in ((8, 0x5000, abi.GNTST_okay), (9, 1 << 30, abi.GNTST_general_error)):
+        mfn, pages = granter.free_page(), receiver.domain.total_pages
+        granter.words[mfn << 9] = 0x1234
+        with machine.lock:
+            machine.memory.words[(table.frames[0] << 9) + reference] = gfn << 32 | granter.domid << 16 | abi.GTF_accept_transfer
+        assert transfer(granter, mfn, receiver.domid, reference) == status
+        assert machine.memory.owner[mfn] == receiver.domid and receiver.domain.total_pages == pages + 1
+        done = abi.GTF_accept_transfer | abi.GTF_transfer_committed | abi.GTF_transfer_completed
+        assert machine.memory.words[(table.frames[0] << 9) + reference] == gfn << 32 | granter.domid << 16 | done
+    assert receiver.get("Q", at=0x5000000) == (0x1234,)
     invariants.check(machine)
 
 

@@ -358,6 +358,45 @@ def test_interrupts_to_others(machine: Hypervisor) -> None:
     assert (target.state.segs[1].base, target.state.segs[1].selector) == (0x8000, 0x800)
 
 
+def reached(apics: list[local_apic.LocalApic], vector: int) -> list[int]:
+    """Which of them have been asked for the vector, which is forgotten then."""
+    numbers = [number for number, apic in enumerate(apics) if apic.requests >> vector & 1]
+    for apic in apics:
+        apic.requests = 0
+    return numbers
+
+
+def test_logical_destinations_of_a_cluster(machine: Hypervisor) -> None:
+    """The cluster model of xAPICs: a number and four bits."""
+    apics = [vcpu.local_apic for vcpu in SmallHvmDomain(machine, vcpus=6).vcpu.siblings()]
+    with machine.lock:
+        for number, apic in enumerate(apics):
+            apic.write(local_apic.SVR, 0x1FF)
+            apic.write(local_apic.DFR, 0)
+            apic.write(local_apic.LDR, (number // 4 << 4 | 1 << number % 4) << 24)
+        found = []
+        for destination in (0x05, 0x0F, 0x13, 0x21, 0x00, 0xFF):
+            apics[0].write(local_apic.ICR_HIGH, destination << 24)
+            apics[0].write(local_apic.ICR, 1 << 11 | 0x50)
+            found.append(reached(apics, 0x50))
+    assert found == [[0, 2], [0, 1, 2, 3], [4, 5], [], [], [0, 1, 2, 3, 4, 5]]
+
+
+def test_clusters_of_x2apics(machine: Hypervisor) -> None:
+    """Sixteen ids a cluster: ids are even, so vCPU 8 is the first of the second one."""
+    apics = [vcpu.local_apic for vcpu in SmallHvmDomain(machine, vcpus=10).vcpu.siblings()]
+    with machine.lock:
+        for apic in apics:
+            assert apic.set_base(apic.base | local_apic.X2APIC)
+            apic.write(local_apic.SVR, 0x1FF)
+        assert [apics[number].read(local_apic.LDR) for number in (0, 7, 8, 9)] == [1, 1 << 14, 1 << 16 | 1, 1 << 16 | 4]
+        found = []
+        for destination in (0x4001, 0x10001, 0x10005, 0x20001, 0xFFFF, 0xFFFFFFFF):
+            assert apics[3].write_msr(0x830, destination << 32 | 1 << 11 | 0x50)
+            found.append(reached(apics, 0x50))
+    assert found == [[0, 7], [8], [8, 9], [], [0, 1, 2, 3, 4, 5, 6, 7], list(range(10))]
+
+
 # -- guests that misbehave ------------------------------------------------------------------------------------------------------
 
 LOAD_HOLE = b"\xa1" + struct.pack("<I", HOLE)  # mov eax,[HOLE]

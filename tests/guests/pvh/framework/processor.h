@@ -137,6 +137,7 @@ static inline void task_state_init(struct task_state *task, unsigned long stack)
     memset(task, 0, sizeof(*task));
     task->sp0 = stack;
     task->ss0 = 0x18; /* KERNEL_DS */
+    task->cr3 = read_cr3(); /* which no switch stores */
     task->io_map = sizeof(*task);
 }
 #endif

@@ -1,4 +1,4 @@
-/* @modes 64
+/* @modes 64 pae 32
  * The state at the entry point, and what struct hvm_start_info says (Xen's docs/misc/pvh, arch-x86/hvm/start_info.h). */
 #include "guest.h"
 
@@ -10,6 +10,49 @@ static bool is_ram(u64 address)
         if (map[i].type == XEN_HVM_MEMMAP_TYPE_RAM && address >= map[i].addr && address < map[i].addr + map[i].size)
             return true;
     return false;
+}
+
+/* The number behind a word of the command line, 0 if it is not there. */
+static u32 option(const char *word)
+{
+    const char *found = strstr((const char *)(unsigned long)start_info->cmdline_paddr, word);
+    u32 value = 0;
+
+    for (found = found ? found + strlen(word) : ""; *found >= '0' && *found <= '9'; found++)
+        value = value * 10 + *found - '0';
+    return value;
+}
+
+static void check_module(u32 size)
+{
+    const struct hvm_modlist_entry *module = (void *)(unsigned long)start_info->modlist_paddr;
+    const u8 *content = (void *)(unsigned long)module->paddr;
+    u32 sum = 0;
+
+    check_equal(module->size, size, "its size");
+    check(is_ram(module->paddr) && is_ram(module->paddr + size - 1), "it is in RAM");
+    check(module->paddr >= (unsigned long)image_end, "behind the image");
+    check_equal(module->reserved, 0, "reserved word");
+    for (u32 i = 0; i < size; i++)
+        sum += content[i];
+    check_equal(sum, option("sum="), "its contents");
+}
+
+/* XENMEM_memory_map says what the start information says. */
+static void check_same_map(void)
+{
+    const struct hvm_memmap_table_entry *map = (void *)(unsigned long)start_info->memmap_paddr;
+    struct { u64 addr, size; u32 type; } __attribute__((packed)) entries[16];
+    struct xen_memory_map argument = {.nr_entries = 16};
+
+    set_xen_guest_handle(argument.buffer, (void *)entries);
+    check_equal(HYPERCALL(memory_op, XENMEM_memory_map, &argument), 0, "XENMEM_memory_map");
+    check_equal(argument.nr_entries, start_info->memmap_entries, "as many entries");
+    for (unsigned i = 0; i < argument.nr_entries; i++)
+        check(entries[i].addr == map[i].addr && entries[i].size == map[i].size && entries[i].type == map[i].type, "entry %u is the same", i);
+    argument.nr_entries = 1;
+    check_equal(HYPERCALL(memory_op, XENMEM_memory_map, &argument), 0, "with room for one");
+    check_equal(argument.nr_entries, 1, "one is given");
 }
 
 PROGRAM(start_of_day)
@@ -25,9 +68,11 @@ PROGRAM(start_of_day)
     check_equal(boot_registers.eflags, X86_EFLAGS_MBS, "EFLAGS: interrupts off, no TF, no VM");
     check_equal(start_info->magic, XEN_HVM_START_MAGIC_VALUE, "magic number at EBX");
     check_equal(start_info->version, 1, "version of the start information");
-    check_equal(start_info->nr_modules, 0, "modules");
+    check_equal(start_info->nr_modules, option("size=") ? 1 : 0, "modules");
+    if (start_info->nr_modules)
+        check_module(option("size="));
     check_equal(start_info->reserved, 0, "reserved word");
-    check_equal(strcmp((const char *)(unsigned long)start_info->cmdline_paddr, ""), 0, "command line");
+    check(strlen((const char *)(unsigned long)start_info->cmdline_paddr) == option("length="), "command line");
     check(!memcmp(rsdp, "RSD PTR ", 8), "the RSDP");
     for (unsigned i = 0; i < 36; i++)
         sum += rsdp[i];
@@ -42,6 +87,7 @@ PROGRAM(start_of_day)
         check(i == 0 || map[i].addr >= map[i - 1].addr + map[i - 1].size, "entries ascend and do not overlap");
     }
     check_equal(ram, 8 << 20, "RAM");
+    check_same_map();
     check(is_ram((unsigned long)start_info) && is_ram((unsigned long)image_start), "the image and the start information are in RAM");
     check((unsigned long)start_info >= (unsigned long)image_end, "the start information is not in the image");
 }

@@ -12,7 +12,7 @@ PROGRAM(xsa_112_apic_strings)
     print("# stos is done, up to 0x%lx\n", to);
     asm volatile("fs movl $0, (%0); gs movl (%0), %%eax" ::"r"(APIC_ADDRESS + APIC_TPR) : "rax", "memory");
     print("# prefixes are done\n");
-    asm volatile("btsq %0, (%1)" ::"r"(1L << 40), "r"(APIC_ADDRESS) : "memory", "cc");
+    asm volatile("btsq %0, (%1)" ::"r"(-(1L << 33)), "r"(APIC_ADDRESS) : "memory", "cc");
     to = (unsigned long)buffer;
     from = APIC_ADDRESS - PAGE_SIZE;
     count = sizeof(buffer);
