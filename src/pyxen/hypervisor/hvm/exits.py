@@ -92,6 +92,7 @@ def on_halt(vcpu: HvmVcpu) -> None:
     vcpu.initialised = False
     vcpu.settle()
     if not any(sibling.online for sibling in vcpu.siblings()):
+        dump(vcpu)
         vcpu.domain.crash(f"vCPU {vcpu.vcpu_id}: HLT with interrupts off at rip {vcpu.state.rip:#x}, and no other vCPU is on")
 
 
@@ -106,6 +107,13 @@ def on_hypercall(vcpu: HvmVcpu) -> None:
     hypercall_table.dispatch(vcpu)
 
 
+def on_bad_memory(vcpu: HvmVcpu) -> None:
+    """An access outside of memory, which may be more than can be carried out."""
+    mmio.access(vcpu)
+    if vcpu.domain.crash_cause:
+        dump(vcpu)
+
+
 def on_triple_fault(vcpu: HvmVcpu) -> None:
     """Nothing can be delivered any more."""
     dump(vcpu)
@@ -116,6 +124,7 @@ def on_engine_failure(vcpu: HvmVcpu) -> None:
     """The engine can't go on with this vCPU."""
     state = vcpu.state
     reason = ExitReason(state.exit_reason).name
+    dump(vcpu)
     vcpu.domain.crash(
         f"vCPU {vcpu.vcpu_id}: {reason} at rip {state.rip:#x} (vector {state.vector}, qualification {state.qualification:#x})"
     )
@@ -151,7 +160,7 @@ _HANDLERS: dict[ExitReason, Handler] = {
     ExitReason.IO: on_io,
     ExitReason.HALT: on_halt,
     ExitReason.HYPERCALL: on_hypercall,
-    ExitReason.BAD_MEMORY: mmio.access,
+    ExitReason.BAD_MEMORY: on_bad_memory,
     ExitReason.TRIPLE_FAULT: on_triple_fault,
 }
 EXIT_HANDLERS: list[Handler] = [_unless_reset(_HANDLERS.get(ExitReason(number), on_engine_failure)) for number in range(len(ExitReason))]

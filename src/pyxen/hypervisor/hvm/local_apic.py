@@ -22,6 +22,8 @@ TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE, SELF_IPI = 0x380, 0x390, 0x3E0, 0x3F
 #: Integrated APIC, six local vectors, as Xen's.
 VERSION_VALUE = 0x14 | 5 << 16
 MASKED = 1 << 16
+#: Vector, delivery and destination mode, level, trigger, shorthand.
+ICR_BITS = 0xCCFFF
 SVR_ENABLED = 1 << 8
 #: Those below are exceptions, no interrupts.
 FIRST_VECTOR = 16
@@ -183,7 +185,7 @@ class LocalApic:
             if self.services:
                 self.services &= ~(1 << self.services.bit_length() - 1)
         elif offset == ICR:
-            self._registers[ICR] = value & 0xCCFFF
+            self._registers[ICR] = value & ICR_BITS
             destination = self._registers.get(ICR_HIGH, 0) >> 24
             self._send(value, destination, broadcast=destination == 0xFF)
         elif offset == ESR:
@@ -226,7 +228,9 @@ class LocalApic:
         if not self.is_x2apic or offset in _X2APIC_ABSENT or offset in _X2APIC_ONLY_READ:
             return False
         if offset == ICR:
-            self._registers[ICR], self._registers[ICR_HIGH] = value & 0xCCFFF, value >> 32
+            if value & 0xFFFFFFFF & ~ICR_BITS:
+                return False
+            self._registers[ICR], self._registers[ICR_HIGH] = value & ICR_BITS, value >> 32
             self._send(value & 0xFFFFFFFF, value >> 32, broadcast=value >> 32 == 0xFFFFFFFF)
             return True
         if offset == SELF_IPI:

@@ -124,6 +124,7 @@ PROGRAM(local_apic)
     check_equal(TRAP_OF(MAY_FAULT("wrmsr")::"c"(MSR_X2APIC + APIC_EOI / 16), "a"(1), "d"(0)).kind, VECTOR_GP, "write of 1 to EOI");
     check_equal(TRAP_OF(MAY_FAULT("rdmsr")::"c"(MSR_X2APIC + APIC_DFR / 16) : "eax", "edx").kind, VECTOR_GP, "DFR, which an x2APIC has not");
     check_equal(TRAP_OF(MAY_FAULT("wrmsr")::"c"(MSR_X2APIC + APIC_TPR / 16), "a"(0x100), "d"(0)).kind, VECTOR_GP, "a reserved bit of TPR");
+    check_equal(TRAP_OF(MAY_FAULT("wrmsr")::"c"(MSR_X2APIC + APIC_ICR / 16), "a"(0x42041), "d"(0)).kind, VECTOR_GP, "a reserved bit of ICR");
     check_equal(TRAP_OF(MAY_FAULT("rdmsr")::"c"(0x8ff) : "eax", "edx").kind, VECTOR_GP, "a register that is not there");
     check_equal(TRAP_OF(MAY_FAULT("wrmsr")::"c"(MSR_APIC_BASE), "a"(APIC_ADDRESS | APIC_ENABLED | 0x100), "d"(0)).kind, VECTOR_GP,
                 "back from x2APIC without switching it off");
