@@ -113,6 +113,7 @@ class Bench:
 def bench_host(kernel: Path, ramdisk: Path) -> Iterator[Bench]:
     """A bench in a folder of its own, with no host running yet; at the end the host is stopped and the folder removed."""
     directory = Path(tempfile.mkdtemp(prefix="pyxen-bench-", dir="/tmp"))  # short: Unix sockets are in it
+    before = {name: os.environ.get(name) for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")}
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         os.environ["PYTHONPYCACHEPREFIX"] = str(directory / "compiled")
     bench = Bench(directory, kernel, ramdisk)
@@ -123,4 +124,8 @@ def bench_host(kernel: Path, ramdisk: Path) -> Iterator[Bench]:
         yield bench
     finally:
         bench.stop_host()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         shutil.rmtree(directory, ignore_errors=True)
