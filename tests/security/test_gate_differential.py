@@ -204,6 +204,7 @@ class Pair:
             self._map_grant(self.random.choice(GRANTED), self.random.randrange(DONE + 1, PAGES), self.random.randrange(2))
         name, number, arguments, data = self.several() if self.random.random() < 0.3 else self.simple(self.random.choice((0, 0, 4088)))
         offset = arguments[0] & 0xFFF if data else 0
+        counters = self._counters()
         before = self.native.machine.frames
         old = (before.types.copy(), before.type_counts.copy(), before.stamps.copy(), before.clock)
         for side in self.sides:
@@ -211,7 +212,25 @@ class Pair:
             side.put(side.guest.mfns[ARGUMENTS + 1], 0, data[4096 - offset :])
             side.hypercall(name, number, arguments)
         self._check_flushes(*old)
+        self._forget_lost(counters)
         self.compare(f"{name}{tuple(map(hex, arguments))} {data.hex()}", entries=arguments[1] if name == "multicall" else 0)
+
+    def _counters(self) -> list[int]:
+        """Machine address of each octet that a list's counter may go to, 0 where none can be written."""
+        guest = self.native.guest
+        places = []
+        for address in (*_octets(guest.at(DONE)), *_octets(guest.at(DONE, 4094)), *_octets(guest.at(PAGES - 1))):
+            try:
+                places.append(guest_access.translate(guest.vcpu, address, write=True))
+            except guest_access.GuestFault:
+                places.append(0)
+        return places
+
+    def _forget_lost(self, counters: list[int]) -> None:
+        """A list that unmaps its own counter leaves there what was done when Python took over, as after a preemption."""
+        for old, new in zip(counters, self._counters(), strict=True):
+            if old and old != new:
+                self.python.machine.memory.octets[old] = self.native.machine.memory.octets[old]
 
     def _store(self, mfn: int, slot: int, copies: int) -> None:
         if mfn < self.native.machine.memory.total_frames:
@@ -237,8 +256,6 @@ class Pair:
         for side in self.sides:
             memory = side.machine.memory.tables[self.compared]
             memory[ARGUMENTS, : 8 * entries].reshape(-1, 8)[:, 2:] = 0
-            if self.is_over:  # the list has unmapped its own counter, which may tell of the part before, as after a preemption
-                memory[DONE, 0] = 0
             pages.append(memory)
         where = [(hex(self.compared[page]), int(word)) for page, word in np.argwhere(pages[0] != pages[1])]
         values = [tuple(hex(side[side != other][0]) for side, other in (pages, pages[::-1]))] if where else []
@@ -264,6 +281,11 @@ class Pair:
         except guest_access.GuestFault:
             return True
         return guest.domain.is_shut_down or found != [guest.mfns[pfn] << 12 for pfn in (ARGUMENTS, ARGUMENTS + 1, DONE)]
+
+
+def _octets(address: int) -> range:
+    """Of a counter."""
+    return range(address, address + 4)
 
 
 def _leave(side: Side, mfn: int) -> str:
