@@ -39,7 +39,7 @@ EDITS: tuple[Edit, ...] = (
     Edit(
         I386 + "translate.c",
         "Shuffles.",
-        "            /* XXX: introduce a new table? */\n            sse_fn_ppi = (SSEFunc_0_ppi)sse_fn_epp;\n",
+        "            sse_fn_ppi = (SSEFunc_0_ppi)sse_fn_epp;\n",
         BEFORE,
         "            if (is_xmm && pyxen_gen_shuffle(s, b1 << 8 | b, val, op1_offset, op2_offset)) {\n"
         "                break;\n            }\n",
