@@ -445,7 +445,7 @@ def test_time_area(guest: SmallDomain) -> None:
     with guest.hypervisor.lock:
         guest.hypervisor.guest_time.correct()
         guest.hypervisor.write_areas(guest.vcpu)
-        assert guest.read(where, 32) == guest.hypervisor.guest_time.image()
+        assert guest.read(where, 32) == guest.hypervisor.guest_time.image(guest.vcpu)
     with guest.hypervisor.lock:
         guest.hypervisor.page_tables.write_entry(guest.domain, (guest.l1 << 12) + 8 * 7, 0)
         guest.hypervisor.guest_time.correct()

@@ -26,7 +26,7 @@ PROGRAM(cpuid_leaves)
     cpuid(0x40000003, 0, leaf);
     check_equal(leaf[2] / 1000 * 1000 != 0, 1, "the TSC has a frequency");
     cpuid(0x40000003, 1, leaf);
-    /* vcpu_info's is adjusted by up to 500 ppm. */
+    /* vcpu_info's is adjusted by up to 250 ppm. */
     check(leaf[2] / 1000 - info->time.tsc_to_system_mul / 1000 + leaf[2] / 1000000 < leaf[2] / 500000, "multiplier 0x%x, as 0x%x in vcpu_info", leaf[2],
           info->time.tsc_to_system_mul);
     check_equal((signed char)leaf[3], info->time.tsc_shift, "shift, as in vcpu_info");
