@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,9 +11,9 @@ import pytest
 
 from pyxen.guests.packages import GuestPackages, PackageError, fetch, fetch_tool
 from pyxen.guests.ramdisk import Ramdisk
-from tests.linux.host_services import served
+from tests.linux.disk_and_network import disk_and_file
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest
-from tests.linux.network_guest import lease, network_host, network_ramdisk
+from tests.linux.network_guest import network_host, network_ramdisk
 from tests.linux.test_pvh import TROUBLE
 
 BOOTS = 20
@@ -75,28 +73,16 @@ def check(guest: LinuxGuest) -> None:
 
 
 def test_two_processors_a_disk_and_a_network(boot: BootLinux, tmp_path: Path) -> None:
-    image, content = tmp_path / "disk.img", os.urandom(4 << 20)
-    image.write_bytes(content)
-    guest = boot(vcpus=2, memory=320, disk=[f"{image},raw,xvda,w"], vif=["mac=00:16:3e:11:22:33"])
-    check(guest)
-    assert guest.run("nproc") == "2\n"
-    assert len(re.findall(r"(?m)^.*virq +timer[01]$", guest.run("taskset 1 true && taskset 2 true; cat /proc/interrupts"))) == 2
-    assert guest.run("cat /sys/devices/system/clocksource/*/current_clocksource") == "xen\n"
-    guest.run("insmod /bin/xen-blkfront.ko 2>&-; until [ -b /dev/xvda ]; do sleep 0.1; done")
-    assert guest.run("sha256sum </dev/xvda", 60).split()[0] == hashlib.sha256(content).hexdigest()
-    guest.run("echo written | dd of=/dev/xvda bs=512 conv=sync seek=2 2>&-; sync")
-    assert "bound 10.0.2.15/24 router 10.0.2.2" in lease(guest)
-    folder = tmp_path / "www"
-    folder.mkdir()
-    (folder / "file").write_bytes(content)
-    with served(folder) as port:
-        fetched = guest.run(f"wget -q -O - http://10.0.2.2:{port}/file | sha256sum", 60).split()[0]
-    assert fetched == hashlib.sha256(content).hexdigest()
-    assert guest.run("thirty-two-bit").splitlines()[-1] == "all done"
-    check(guest)
-    guest.domain.console.send("poweroff\n")
-    guest.domain.wait("destroyed", 30)
-    assert image.read_bytes()[1024:1032] == b"written\n"
+    with disk_and_file(tmp_path) as outside:
+        guest = boot(vcpus=2, memory=320, disk=outside.disk, vif=["mac=00:16:3e:11:22:33"])
+        check(guest)
+        assert guest.run("nproc") == "2\n"
+        assert len(re.findall(r"(?m)^.*virq +timer[01]$", guest.run("taskset 1 true && taskset 2 true; cat /proc/interrupts"))) == 2
+        assert guest.run("cat /sys/devices/system/clocksource/*/current_clocksource") == "xen\n"
+        outside.use(guest, "written")
+        assert guest.run("thirty-two-bit").splitlines()[-1] == "all done"
+        check(guest)
+        outside.power_off(guest, "written")
 
 
 def test_one_processor_with_the_kernels_own_tests(boot: BootLinux) -> None:
@@ -128,9 +114,13 @@ def test_processes_of_32_bits_on_the_64_bit_kernel(
 
 
 @needs_time
-@pytest.mark.timeout(120 + 60 * BOOTS)
-def test_boots_in_a_row(boot: BootLinux) -> None:
-    for number in range(BOOTS):
-        guest = boot(name=f"boot{number}", vcpus=1 + number % 2)
-        check(guest)
-        guest.domain.destroy()
+@pytest.mark.timeout(120 + 90 * BOOTS)
+def test_boots_in_a_row(boot: BootLinux, tmp_path: Path) -> None:
+    """Each with two processors, a disk and a network, and uses them."""
+    with disk_and_file(tmp_path) as outside:
+        for number in range(BOOTS):
+            guest = boot(name=f"boot{number}", vcpus=2, disk=outside.disk, vif=[""])
+            outside.use(guest, f"boot{number}")
+            assert guest.run("nproc") == "2\n"
+            check(guest)
+            outside.power_off(guest, f"boot{number}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -12,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pyxen.guests.packages import GuestPackages, fetch_tool
-from tests.linux.host_services import served
+from tests.linux.disk_and_network import disk_and_file
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest
-from tests.linux.network_guest import lease, network_host, network_ramdisk
+from tests.linux.network_guest import network_host, network_ramdisk
 
 BOOTS = 20 if LONG else 1
 LOAD_SECONDS = 1800 if LONG else 15
@@ -39,28 +37,15 @@ def boot(runtime_directory: Path, guest_packages: GuestPackages) -> Iterator[Boo
 
 @pytest.mark.long
 @pytest.mark.timeout(180 + 90 * BOOTS)
-def test_boots_with_disk_network_and_two_vcpus(boot: BootLinux, guest_packages: GuestPackages, tmp_path: Path) -> None:
+def test_boots_with_disk_network_and_two_vcpus(boot: BootLinux, tmp_path: Path) -> None:
     """Each boot reads the disk, writes to it, and gets a file from the host; what it wrote is in the image."""
-    content = os.urandom(4 << 20)
-    (tmp_path / "file").write_bytes(content)
-    image = tmp_path / "disk.img"
-    checksum = hashlib.sha256(content).hexdigest()
-    with served(tmp_path) as port:
+    with disk_and_file(tmp_path) as outside:
         for number in range(BOOTS):
-            image.write_bytes(content)
-            guest = boot(name=f"boot{number}", type="pvh", vcpus=2, disk=[f"{image},raw,xvda,w"])
-            if guest_packages.module("xen-blkfront"):
-                guest.run("insmod /bin/xen-blkfront.ko 2>/dev/null")
-            guest.run("until [ -b /dev/xvda ]; do sleep 0.1; done")
-            assert guest.run("sha256sum </dev/xvda").split()[0] == checksum
-            guest.run(f"echo boot {number} | dd of=/dev/xvda bs=512 conv=sync seek=2 2>/dev/null; sync")
-            lease(guest)
-            assert guest.run(f"wget -q -O - http://10.0.2.2:{port}/file | sha256sum", 60).split()[0] == checksum
+            guest = boot(name=f"boot{number}", type="pvh", vcpus=2, disk=outside.disk)
+            outside.use(guest, f"boot{number}")
             assert guest.run("nproc") == "2\n"
             assert TROUBLE.findall(guest.run("dmesg")) == []
-            guest.domain.console.send("poweroff\n")
-            guest.domain.wait("destroyed", 60)
-            assert image.read_bytes()[1024:].startswith(f"boot {number}\n".encode())
+            outside.power_off(guest, f"boot{number}")
 
 
 class GuestClock:

@@ -26,8 +26,8 @@ GOOD_LOOK_NS = 400
 CORRECTION_PERIOD_NS = 1_000_000_000
 #: An error that is left as it is.
 TOLERANCE_NS = 20_000
-#: Linux takes a counter for unstable that goes 1000 ppm (250 us in half a second, of 6.1's two clock sources each) beside pvclock, which is steered
-#: by this, on top of what the host's clock itself is steered.
+#: Linux 6.1 takes a counter for unstable that goes 1000 ppm beside pvclock (250 us in half a second for each of the two). This comes on top
+#: of what the host's clock itself is steered.
 LARGEST_CORRECTION = 250e-6
 TIME_OFFSET: int = vcpu_info.time.offset
 _TIME = struct.Struct("<IIQQIbBH")
