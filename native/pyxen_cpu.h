@@ -23,11 +23,30 @@ PYXEN_EXPORT int pyxen_layout(uint32_t *layout, int room);
 
 PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t bytes);
 PYXEN_EXPORT void pyxen_machine_free(struct pyxen_machine *machine);
-/* The hypervisor's lock. `wait` is for who holds neither it nor Python's interpreter lock; he then holds it as if taken `depth` times. */
+
+/* What is needed of Python's C interface: the library is not linked with it. */
+struct pyxen_interpreter {
+    void *(*save_thread)(void);           /* PyEval_SaveThread */
+    void (*restore_thread)(void *thread); /* PyEval_RestoreThread */
+    int (*check_signals)(void);           /* PyErr_CheckSignals */
+    void (*set_error)(void *type, const char *message); /* PyErr_SetString */
+    void *(*truth)(long value);           /* PyBool_FromLong */
+    void *(*pointer)(void *capsule, const char *name); /* PyCapsule_GetPointer */
+    void *runtime_error;                  /* PyExc_RuntimeError */
+};
+/* Once, before the first lock is taken. */
+PYXEN_EXPORT void pyxen_set_interpreter(const struct pyxen_interpreter *interpreter);
+
+/*
+ * The hypervisor's lock. The next three are called with Python's interpreter lock, which is given up for as long as they wait; when a
+ * signal's handler raises meanwhile they end without the lock. enter and exit are built-in methods of Python's (METH_NOARGS, METH_FASTCALL)
+ * of a capsule with the lock. restore: as if taken `depth` times; 0 if an exception is set.
+ */
 PYXEN_EXPORT struct pyxen_lock *pyxen_machine_lock(struct pyxen_machine *machine);
+PYXEN_EXPORT void *pyxen_lock_enter(void *capsule, void *unused);
+PYXEN_EXPORT void *pyxen_lock_exit(void *capsule, void *const *exception, ssize_t count);
+PYXEN_EXPORT int pyxen_lock_restore(struct pyxen_lock *lock, uint32_t depth);
 PYXEN_EXPORT int pyxen_lock_owned(struct pyxen_lock *lock);
-PYXEN_EXPORT int pyxen_lock_try(struct pyxen_lock *lock);
-PYXEN_EXPORT void pyxen_lock_wait(struct pyxen_lock *lock, uint32_t depth);
 PYXEN_EXPORT int pyxen_lock_release(struct pyxen_lock *lock); /* not 0: the caller does not hold it */
 PYXEN_EXPORT uint32_t pyxen_lock_release_all(struct pyxen_lock *lock); /* -> how many times the caller held it */
 PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *machine, uint64_t mfn);

@@ -102,6 +102,7 @@ void pyxen_store_block(struct pyxen_cpu *p, const struct CPUX86State *env);
 void pyxen_record_exit(struct pyxen_cpu *p, uint32_t reason, uint32_t instruction_length, uint64_t qualification);
 /* After an exit. True: it has been served, the guest goes on. */
 bool pyxen_gate_serve(struct pyxen_cpu *p, struct CPUX86State *env);
+int pyxen_lock_try(struct pyxen_lock *lock);
 bool pyxen_lock_try_shortly(struct pyxen_lock *lock);
 /* Parts of the gate. */
 bool pyxen_is_guest_address(uint64_t address);

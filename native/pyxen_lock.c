@@ -6,6 +6,9 @@
  *
  * Never wait for it while holding Python's interpreter lock. The reverse is allowed: its holder may wait for that one.
  *
+ * A `with` of Python takes it by pyxen_lock_enter and gives it back by pyxen_lock_exit: C functions, since where Python code runs a handler
+ * of a signal may raise, and an exception between the lock and the `with` that gives it back would leave it taken for ever.
+ *
  * Copyright (C) pyxen contributors. GPL-2.0-only.
  */
 #include "qemu/osdep.h"
@@ -18,10 +21,13 @@
 #include "pyxen_internal.h"
 
 #define PATIENCE_NS 500000
+/* How often (of PATIENCE_NS) a waiter in Python looks whether a signal has come that did not interrupt its sleep. */
+#define SLEEPS 100
 /* How often the gate looks before it leaves the wait to Python: a few microseconds. */
 #define LOOKS 64
 
 static __thread char of_this_thread;
+static struct pyxen_interpreter python;
 
 static int64_t now_ns(void)
 {
@@ -68,28 +74,70 @@ bool pyxen_lock_try_shortly(struct pyxen_lock *lock)
     return i < LOOKS;
 }
 
-void pyxen_lock_wait(struct pyxen_lock *lock, uint32_t depth)
+/* False: a signal has come, or may have. */
+static bool wait_patiently(struct pyxen_lock *lock, uint32_t depth)
 {
     const struct timespec patience = { 0, PATIENCE_NS };
     int64_t end = now_ns() + PATIENCE_NS;
-    bool hungry = false;
+    bool hungry = false, taken = false, interrupted = false;
+    int sleeps = 0;
 
     __atomic_add_fetch(&lock->waiters, 1, __ATOMIC_SEQ_CST);
-    for (;;) {
+    while (!interrupted) {
         uint32_t releases = __atomic_load_n(&lock->releases, __ATOMIC_SEQ_CST);
 
-        if ((hungry || !__atomic_load_n(&lock->hungry, __ATOMIC_SEQ_CST)) && take(lock, depth)) {
+        taken = (hungry || !__atomic_load_n(&lock->hungry, __ATOMIC_SEQ_CST)) && take(lock, depth);
+        if (taken) {
             break;
         }
         if (!hungry && now_ns() >= end) {
             hungry = true;
             __atomic_add_fetch(&lock->hungry, 1, __ATOMIC_SEQ_CST);
         } else {
-            syscall(SYS_futex, &lock->releases, FUTEX_WAIT_PRIVATE, releases, &patience, NULL, 0);
+            interrupted = (syscall(SYS_futex, &lock->releases, FUTEX_WAIT_PRIVATE, releases, &patience, NULL, 0) && errno == EINTR)
+                || ++sleeps == SLEEPS;
         }
     }
     __atomic_sub_fetch(&lock->hungry, hungry, __ATOMIC_SEQ_CST);
     __atomic_sub_fetch(&lock->waiters, 1, __ATOMIC_SEQ_CST);
+    return taken;
+}
+
+PYXEN_EXPORT void pyxen_set_interpreter(const struct pyxen_interpreter *interpreter)
+{
+    python = *interpreter;
+}
+
+int pyxen_lock_restore(struct pyxen_lock *lock, uint32_t depth)
+{
+    for (;;) {
+        void *thread = python.save_thread();
+        bool taken = wait_patiently(lock, depth);
+
+        python.restore_thread(thread);
+        if (taken) {
+            return 1;
+        }
+        if (python.check_signals()) {
+            return 0;
+        }
+    }
+}
+
+void *pyxen_lock_enter(void *capsule, void *unused)
+{
+    struct pyxen_lock *lock = python.pointer(capsule, NULL);
+
+    return pyxen_lock_try(lock) || pyxen_lock_restore(lock, 1) ? python.truth(1) : NULL;
+}
+
+void *pyxen_lock_exit(void *capsule, void *const *exception, ssize_t count)
+{
+    if (pyxen_lock_release(python.pointer(capsule, NULL))) {
+        python.set_error(python.runtime_error, "cannot release a lock that is not held");
+        return NULL;
+    }
+    return python.truth(0);
 }
 
 uint32_t pyxen_lock_release_all(struct pyxen_lock *lock)

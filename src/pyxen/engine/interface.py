@@ -211,13 +211,13 @@ class VirtualCpu(Protocol):
 class Lock(Protocol):
     """A recursive lock that the engine's own code can hold, too. Its waiters do not hold the GIL."""
 
-    def acquire(self) -> bool:
-        """Wait for it; True."""
+    def acquire(self) -> object:
+        """Wait for it."""
 
-    def release(self) -> None:
+    def release(self) -> object:
         """RuntimeError if the caller does not hold it."""
 
-    def __enter__(self) -> bool: ...
+    def __enter__(self) -> object: ...
     def __exit__(self, *_: object) -> None: ...
     def condition(self) -> threading.Condition:
         """A condition variable on it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_int, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_int, c_ssize_t, c_uint8, c_uint32, c_uint64, c_void_p, py_object
 from pathlib import Path
 
 from pyxen.engine.interface import CpuState, EngineError, Segment, Table
@@ -18,9 +18,9 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_machine_free": (None, [c_void_p]),
     "pyxen_machine_lock": (c_void_p, [c_void_p]),
     "pyxen_lock_owned": (c_int, [c_void_p]),
-    "pyxen_lock_try": (c_int, [c_void_p]),
-    "pyxen_lock_wait": (None, [c_void_p, c_uint32]),
-    "pyxen_lock_release": (c_int, [c_void_p]),
+    "pyxen_lock_enter": (py_object, [py_object, c_void_p]),
+    "pyxen_lock_exit": (py_object, [py_object, c_void_p, c_ssize_t]),
+    "pyxen_lock_restore": (c_int, [c_void_p, c_uint32]),
     "pyxen_lock_release_all": (c_uint32, [c_void_p]),
     "pyxen_machine_has_code": (c_int, [c_void_p, c_uint64]),
     "pyxen_machine_set_bits": (c_uint64, [c_void_p, c_uint64, c_uint64]),
@@ -42,7 +42,27 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_frames_table": (c_int, [c_void_p, c_uint64, c_uint32, c_int]),
     "pyxen_gate_attach": (c_int, [c_void_p, c_void_p, c_uint64]),
     "pyxen_tsc": (c_uint64, []),
+    "pyxen_set_interpreter": (None, [c_void_p]),
 }
+
+
+class _Interpreter(ctypes.Structure):
+    """``struct pyxen_interpreter``."""
+
+    _FUNCTIONS = {
+        "save_thread": "PyEval_SaveThread",
+        "restore_thread": "PyEval_RestoreThread",
+        "check_signals": "PyErr_CheckSignals",
+        "set_error": "PyErr_SetString",
+        "truth": "PyBool_FromLong",
+        "pointer": "PyCapsule_GetPointer",
+    }
+    _fields_ = [(name, c_void_p) for name in (*_FUNCTIONS, "runtime_error")]
+
+    @classmethod
+    def this(cls) -> _Interpreter:
+        addresses = (ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p) for name in cls._FUNCTIONS.values())
+        return cls(*addresses, c_void_p.in_dll(ctypes.pythonapi, "PyExc_RuntimeError"))
 
 
 def library_path() -> Path:
@@ -83,6 +103,7 @@ class Library:
         count = self.quick.pyxen_layout(layout, len(layout))
         if count != len(expected) or list(layout)[:count] != expected:
             raise EngineError(f"the CPU engine {path} is of another pyxen version: rebuild it with make, or reinstall pyxen")
+        self.quick.pyxen_set_interpreter(ctypes.byref(_Interpreter.this()))
 
 
 _loaded: Library | None = None

@@ -3,57 +3,76 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from pyxen.engine.library import Library
 
 if TYPE_CHECKING:
     from pyxen.engine.unicorn_engine import Machine
 
+#: Python.h: how a built-in method gets its arguments.
+_METH_NOARGS = 0x0004
+_METH_FASTCALL = 0x0080
+
+
+class _MethodDefinition(ctypes.Structure):
+    """Python.h's ``PyMethodDef``."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("documentation", ctypes.c_char_p)]
+
+
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(("PyCapsule_New", ctypes.pythonapi))
+_new_method = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDefinition), ctypes.py_object, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+
+
+@functools.cache
+def _definitions(library: Library) -> tuple[_MethodDefinition, _MethodDefinition]:
+    """Of "enter" and "exit". Kept for ever: methods refer to them."""
+    enter, leave = (ctypes.cast(f, ctypes.c_void_p) for f in (library.quick.pyxen_lock_enter, library.quick.pyxen_lock_exit))
+    return _MethodDefinition(b"enter", enter, _METH_NOARGS, None), _MethodDefinition(b"exit", leave, _METH_FASTCALL, None)
+
 
 class NativeLock:
     """As ``threading.RLock``, but nobody waits for it longer than others hold it for long: who has waited for half a millisecond gets it
-    before those that come later. While a thread waits it does not hold the GIL, so C code may take the lock without one."""
+    before those that come later. While a thread waits it does not hold the GIL, so C code may take the lock without one.
 
-    __slots__ = ("_lock", "_machine", "_owned", "_release", "_release_all", "_try", "_wait")
+    Its methods are C functions, as an RLock's are: no signal's handler can raise between the lock and the ``with`` that gives it back. A
+    ``with`` looks them up in the class, so every lock has a class of its own.
+    """
+
+    def __new__(cls, machine: Machine) -> NativeLock:
+        quick = machine.library.quick
+        address = quick.pyxen_machine_lock(machine.handle)
+        lock, capsule = ctypes.c_void_p(address), _new_capsule(address, None, None)
+        enter, leave = (_new_method(definition, capsule, None) for definition in _definitions(machine.library))
+        methods = {
+            "acquire": enter,
+            "release": leave,
+            "__enter__": enter,
+            "__exit__": leave,
+            # What threading.Condition needs of a recursive lock.
+            "_is_owned": functools.partial(quick.pyxen_lock_owned, lock),
+            "_release_save": functools.partial(quick.pyxen_lock_release_all, lock),
+            "_acquire_restore": functools.partial(quick.pyxen_lock_restore, lock),
+        }
+        of_its_own = type(cls.__name__, (cls,), {name: staticmethod(method) for name, method in methods.items()})
+        return object.__new__(of_its_own)
 
     def __init__(self, machine: Machine) -> None:
-        quick = machine.library.quick
         self._machine = machine  # the lock is in its memory
-        self._lock = ctypes.c_void_p(quick.pyxen_machine_lock(machine.handle))
-        self._try = quick.pyxen_lock_try
-        self._wait = machine.library.run.pyxen_lock_wait
-        self._release = quick.pyxen_lock_release
-        self._owned = quick.pyxen_lock_owned
-        self._release_all = quick.pyxen_lock_release_all
 
-    def acquire(self) -> bool:
-        """Wait for it, once more if the caller has it already."""
-        if not self._try(self._lock):
-            self._wait(self._lock, 1)
-        return True
+    if TYPE_CHECKING:
+        acquire: Callable[[], object]
+        release: Callable[[], object]
 
-    def release(self) -> None:
-        """RuntimeError if the caller does not hold it."""
-        if self._release(self._lock):
-            raise RuntimeError("cannot release a lock that is not held")
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+        def __enter__(self) -> object: ...
+        def __exit__(self, *_: object) -> None: ...
 
     def condition(self) -> threading.Condition:
         """A condition variable on it."""
         return threading.Condition(self)  # type: ignore[arg-type]  # it has what that asks for
-
-    # What threading.Condition needs of a recursive lock.
-    def _is_owned(self) -> bool:
-        return bool(self._owned(self._lock))
-
-    def _release_save(self) -> int:
-        depth: int = self._release_all(self._lock)
-        return depth
-
-    def _acquire_restore(self, depth: int) -> None:
-        self._wait(self._lock, depth)

@@ -296,9 +296,11 @@ class Hypervisor:
         if domain is None:
             return
         domain.exclusive += 1
-        self.let_others_in()
-        domain.exclusive -= 1
-        domain.exclusive_done.notify_all()
+        try:
+            self.let_others_in()
+        finally:  # a signal may end the wait of a program's main thread
+            domain.exclusive -= 1
+            domain.exclusive_done.notify_all()
 
     def let_others_in(self) -> None:
         """Be without the lock for long enough that a thread that waits for it gets it: who releases it and takes it again at once would
