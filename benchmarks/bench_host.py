@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,9 +100,11 @@ class Bench:
         return Path("/proc") / (self.runtime / "host.pid").read_text().split()[0]
 
     def anonymous_mib(self) -> float:
-        """The host's memory without the machine memory, which is shared memory and holds the guests' RAM."""
-        fields = dict(line.split(":", 1) for line in (self.host_process() / "status").read_text().splitlines())
-        return int(fields["RssAnon"].split()[0]) / 1024
+        """The host's memory without the machine memory, its largest mapping by far, which holds the guests' RAM."""
+        mappings = (self.host_process() / "smaps").read_text()
+        sizes = re.findall(r"^Size: +(\d+) kB(?:\n\w+:[^\n]*)*?\nAnonymous: +(\d+) kB", mappings, re.MULTILINE)
+        *others, _machine_memory = sorted((int(size), int(anonymous)) for size, anonymous in sizes)
+        return sum(anonymous for _, anonymous in others) / 1024
 
     def cpu_seconds(self) -> float:
         """CPU time that the host has used."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-import os
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +40,10 @@ class MachineMemory:
         if total_bytes < 64 << 20 or total_bytes % PAGE_SIZE:
             raise ValueError("machine memory must be at least 64 MiB and a multiple of 4 KiB")
         self.total_frames = total_bytes >> PAGE_SHIFT
-        descriptor = os.memfd_create("pyxen-machine-memory", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(descriptor, total_bytes)
-            self._map = mmap.mmap(descriptor, total_bytes, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_NORESERVE", 0))
-        finally:
-            os.close(descriptor)
+        # Private, so that the host backs it with large pages where it has them; and no child process ever has it.
+        self._map = mmap.mmap(-1, total_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._map.madvise(mmap.MADV_HUGEPAGE)
         self._anchor = (ctypes.c_char * total_bytes).from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
         self.octets = memoryview(self._map)
@@ -97,10 +94,10 @@ class MachineMemory:
         self.free_frames += len(frames)
 
     def _scrub(self, frames: Frames) -> None:
-        """Zero by punching holes: scrubbed memory goes back to the host machine."""
+        """Zero by forgetting: scrubbed memory goes back to the host machine."""
         breaks = np.flatnonzero(np.diff(frames) != 1) + 1
         for run in np.split(frames, breaks):
-            self._map.madvise(mmap.MADV_REMOVE, int(run[0]) << PAGE_SHIFT, len(run) << PAGE_SHIFT)
+            self._map.madvise(mmap.MADV_DONTNEED, int(run[0]) << PAGE_SHIFT, len(run) << PAGE_SHIFT)
 
     def page(self, mfn: int) -> memoryview:
         """A writable view of one frame, 4096 octets."""
