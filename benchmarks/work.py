@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 import pexpect
@@ -28,8 +30,14 @@ def measure_qemu(kernel: Path, ramdisk: Path, seconds: float) -> dict[str, Rate]
     return parse(qemu.run(kernel, ramdisk, _switches(seconds), BOOT_TIMEOUT + 60 * seconds))
 
 
+def medians(runs: Iterable[dict[str, Rate]]) -> dict[str, Rate]:
+    """Of each rate."""
+    runs = list(runs)
+    return {name: Rate(statistics.median(run[name].value for run in runs), rate.unit) for name, rate in runs[0].items()}
+
+
 def _switches(seconds: float) -> str:
-    return f"bench=1 benchsec={seconds:g} halt=1"
+    return f"bench=1 benchsec={seconds:g} benchscale={seconds:g} halt=1"
 
 
 def table(rates: dict[str, Rate], pvh_rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:

@@ -48,6 +48,7 @@ SOURCES = (
     "pyxen_mmu.c",
     "pyxen_physical.c",
     "pyxen_string.c",
+    "pyxen_table_writes.c",
 )
 EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py", "edits_sse.py")
 BUILT_FROM = (*HEADERS, *SOURCES, *EDIT_FILES, "build.py")

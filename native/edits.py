@@ -20,8 +20,8 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "    qemu/target/i386/pyxen_string.c\n    qemu/target/i386/pyxen_fpu.c\n"
         "    qemu/target/i386/pyxen_frames.c\n    qemu/target/i386/pyxen_gate.c\n"
         "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_lock.c\n"
-        "    qemu/target/i386/pyxen_mmu.c\n    qemu/target/i386/pyxen_physical.c\n"
-        "    qemu/target/i386/pyxen_access.c\n",
+        "    qemu/target/i386/pyxen_mmu.c\n    qemu/target/i386/pyxen_table_writes.c\n"
+        "    qemu/target/i386/pyxen_physical.c\n    qemu/target/i386/pyxen_access.c\n",
     ),
     Edit(
         "src/include/uc_priv.h",

@@ -24,6 +24,13 @@ EDITS: tuple[Edit, ...] = (
         "    if (unlikely(s_bits == 4 && (addr & 15))) {\n",
     ),
     Edit(
+        ACCEL + "cputlb.c",
+        "What was copied from two pages is copied back.",
+        "#define ATOMIC_MMU_CLEANUP\n",
+        REPLACE,
+        "#define ATOMIC_MMU_CLEANUP pyxen_operand_done(env)\n",
+    ),
+    Edit(
         "src/qemu/tcg/tcg-op.c",
         "A stop in the middle of an instruction runs its memory accesses twice when it resumes; and the check after every load and store "
         "costs a third of their speed. Stops happen between blocks only.",

@@ -285,17 +285,23 @@ static void wait_for_answer(struct pyxen_cpu *from)
     }
 }
 
+void pyxen_begin_question(struct pyxen_cpu *p)
+{
+    while (pthread_mutex_trylock(&p->machine->question_lock)) {
+        answer(p); /* who holds it may be waiting for this CPU */
+        pyxen_stand_still(p);
+        sched_yield();
+    }
+    answer(p);
+}
+
 /* Return when no other CPU stores to the frame unchecked. Nobody will again while this CPU is counted as a holder of its code. */
 static void end_unchecked_stores(struct pyxen_cpu *p, uint64_t frame, uint8_t writer)
 {
     struct pyxen_machine *m = p->machine;
     int i;
 
-    while (pthread_mutex_trylock(&m->question_lock)) {
-        answer(p); /* who holds it may be waiting for this CPU */
-        sched_yield();
-    }
-    answer(p);
+    pyxen_begin_question(p);
     __atomic_store_n(&m->question_frame, frame, __ATOMIC_RELAXED);
     __atomic_store_n(&m->question, m->question + 1, __ATOMIC_RELEASE);
     p->answered = m->question;
@@ -403,6 +409,7 @@ void pyxen_do_work(struct pyxen_cpu *p)
 
     __atomic_fetch_and(&p->requests, ~(PYXEN_REQUEST_WORK | PYXEN_REQUEST_BROADCAST), __ATOMIC_SEQ_CST);
     answer(p); /* before any lock is taken that who asks may hold */
+    pyxen_stand_still(p);
     for (i = 0; i < p->broadcast.used; i++) {
         send_to_others(p, p->broadcast.items[i]);
     }

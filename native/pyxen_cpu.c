@@ -138,7 +138,6 @@ PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *p)
         pthread_mutex_unlock(&creation_lock);
     }
     pyxen_free_work(p);
-    pyxen_free_pair(p);
     free(p->code_frames);
     pthread_mutex_destroy(&p->run_lock);
     pthread_mutex_destroy(&p->work_lock);
@@ -219,6 +218,7 @@ PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *p)
     cs = uc->cpu;
     env = cs->env_ptr;
     set_running(p, true);
+    pyxen_stand_still(p);
     if (unlikely(++p->runs % RUNS_BETWEEN_LOOKS == 0)) {
         drop_code_at_rest(p);
     }

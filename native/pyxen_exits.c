@@ -271,6 +271,7 @@ bool pyxen_handle_exception(CPUState *cs, int *ret)
         return false;
     }
     cs->exception_index = -1;
+    pyxen_operand_abandoned(p);
     p->running_alone = false;
     p->watch_hits = 0;
     if (index < EXCP_VMEXIT) {

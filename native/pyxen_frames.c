@@ -218,19 +218,29 @@ static bool put_entry(struct pyxen_paging *w, unsigned level, uint64_t table, ui
     return !(entry & GRANTED) && (entry & RW ? pyxen_put_page_and_type(w, mfn) : put_page(w, mfn));
 }
 
-/* Undoes put_entry of a table's first entries, all of which were good enough once. */
+/* Undoes put_entry. */
+static void retake_entry(struct pyxen_paging *w, unsigned level, uint64_t table, uint64_t entry)
+{
+    uint64_t mfn = frame_of(entry);
+
+    if (level == PYXEN_TYPE_L1 || mfn != table) {
+        w->frames->counts[mfn]++;
+        if (level > PYXEN_TYPE_L1 || (entry & RW)) {
+            retake_type(w, mfn);
+        }
+    }
+}
+
+/* The same of a table's first entries, all of which were good enough once. */
 static void retake_entries(struct pyxen_paging *w, unsigned level, uint64_t table, unsigned count)
 {
     unsigned slot;
 
     for (slot = 0; slot < count; slot++) {
-        uint64_t entry = table_at(w, table)[slot], mfn = frame_of(entry);
+        uint64_t entry = table_at(w, table)[slot];
 
-        if ((entry & PRESENT) && !is_xens(level, slot) && (level == PYXEN_TYPE_L1 || mfn != table)) {
-            w->frames->counts[mfn]++;
-            if (level > PYXEN_TYPE_L1 || (entry & RW)) {
-                retake_type(w, mfn);
-            }
+        if ((entry & PRESENT) && !is_xens(level, slot)) {
+            retake_entry(w, level, table, entry);
         }
     }
 }
@@ -250,18 +260,17 @@ static void undo_get(struct pyxen_paging *w, unsigned level, uint64_t table, con
     w->tables = tables;
 }
 
-/* PageTables.write_entry. The old entry's references go before it is replaced, which nobody sees under the lock. */
-bool pyxen_write_entry(struct pyxen_paging *w, uint64_t address, uint64_t entry, bool preserve_accessed)
+/* PageTables.write_entry. The old entry's references go before it is replaced, which nobody sees under the lock. `exactly`: not if another
+ * vCPU's page walk has just set accessed or dirty bits in `old`; else, of those, the ones in `kept` are not lost. */
+static bool replace_entry(struct pyxen_paging *w, uint64_t address, uint64_t old, uint64_t entry, uint64_t kept, bool exactly)
 {
-    uint64_t *place = (uint64_t *)(w->machine->memory + address);
-    uint64_t table = address >> 12, old = __atomic_load_n(place, __ATOMIC_RELAXED), kept;
+    uint64_t *place = (uint64_t *)(w->machine->memory + address), table = address >> 12;
     unsigned level = w->frames->types[table];
     bool takes;
 
     if (is_xens(level, address >> 3 & (ENTRIES - 1)) || (old & PRESENT && level == PYXEN_TYPE_L1 && old & GRANTED)) {
         return false;
     }
-    kept = preserve_accessed ? ACCESSED_DIRTY : 0;
     entry |= old & kept;
     if (entry & PRESENT) {
         entry |= USER;
@@ -281,9 +290,30 @@ bool pyxen_write_entry(struct pyxen_paging *w, uint64_t address, uint64_t entry,
         return true;
     }
     while (!__atomic_compare_exchange_n(place, &old, entry, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
-        entry |= old & kept; /* another vCPU's page walk has just set them */
+        if (exactly) {
+            if (takes) {
+                retake_entry(w, level, table, old);
+            }
+            if (takes && (entry & PRESENT)) {
+                undo_get(w, level, table, &entry, 1);
+            }
+            return false;
+        }
+        entry |= old & kept;
     }
     return true;
+}
+
+bool pyxen_write_entry(struct pyxen_paging *w, uint64_t address, uint64_t entry, bool preserve_accessed)
+{
+    uint64_t old = __atomic_load_n((uint64_t *)(w->machine->memory + address), __ATOMIC_RELAXED);
+
+    return replace_entry(w, address, old, entry, preserve_accessed ? ACCESSED_DIRTY : 0, false);
+}
+
+bool pyxen_exchange_entry(struct pyxen_paging *w, uint64_t address, uint64_t old, uint64_t entry)
+{
+    return replace_entry(w, address, old, entry, 0, true);
 }
 
 /* ------------------------------------------------------------------ whole tables */

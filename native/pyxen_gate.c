@@ -353,7 +353,7 @@ static bool hypercall(struct pyxen_cpu *p, CPUX86State *env)
     return true;
 }
 
-/* exits._on_page_fault, but for LDT pages and emulated page-table writes. */
+/* exits._on_page_fault, but for LDT pages. */
 static bool page_fault(struct pyxen_cpu *p, CPUX86State *env)
 {
     struct pyxen_gate *g = p->gate;
@@ -362,7 +362,7 @@ static bool page_fault(struct pyxen_cpu *p, CPUX86State *env)
     uint64_t address = env->cr[2];
 
     if (g->kernel_mode && (error & (PF_PRESENT | PF_WRITE | PF_RESERVED | PF_FETCH)) == (PF_PRESENT | PF_WRITE)) {
-        return false;
+        return pyxen_emulate_table_write(p, env);
     }
     if (!(error & PF_USER) && address >= g->ldt_start && address < g->ldt_end) {
         return false;

@@ -16,6 +16,7 @@
 
 #define PYXEN_GATE_SEGMENTS 4
 #define PYXEN_GATE_HYPERCALLS 64
+#define PYXEN_GATE_WRITES 64
 
 struct pyxen_gate_trap {
     uint64_t address; /* 0: no handler */
@@ -29,12 +30,23 @@ struct pyxen_gate_segment {
     uint32_t limit, attributes, pad;
 };
 
+/* An instruction that has written a page table, as page_table_writes.py has decoded it; at RIP modulo PYXEN_GATE_WRITES. */
+struct pyxen_gate_write {
+    uint8_t code[15], length; /* 0: empty */
+    uint8_t operation, size;  /* octets */
+    uint8_t source, source_shift; /* number of the register; 16: the immediate */
+    uint32_t pad;
+    uint64_t immediate;
+};
+
 /* What the vCPUs of a domain have in common; under the hypervisor's lock. */
 struct pyxen_gate_domain {
     struct pyxen_frames *frames;
     uint64_t domid, vcpus;
     uint64_t per_domain_entry; /* of its L4 tables */
     uint64_t exclusive;        /* work on its memory is half done, and no vCPU of it may see that */
+    uint64_t vm_assist;
+    struct pyxen_gate_write writes[PYXEN_GATE_WRITES];
 };
 
 struct pyxen_gate {
@@ -49,7 +61,7 @@ struct pyxen_gate {
     uint64_t nmi_pending, nmi_active;
     uint64_t architectural_iopl;
     uint64_t ldt_start, ldt_end;     /* linear addresses of the vCPU's LDT area */
-    uint64_t system_calls, page_faults, upcalls;
+    uint64_t system_calls, page_faults, upcalls, table_writes;
     struct pyxen_gate_domain *domain;
     struct pyxen_gate *next;         /* the domain's vCPUs, in a ring */
     struct pyxen_cpu *cpu;           /* set when it is attached */

@@ -68,8 +68,9 @@ uint64_t pyxen_physical(struct CPUState *cpu, uint64_t address, int access, int 
 uint64_t pyxen_read_pte(struct CPUState *cpu, uint64_t address);
 void pyxen_set_pte_flags(struct CPUState *cpu, uint64_t address, uint32_t value);
 bool pyxen_entry_changed(struct CPUState *cpu); /* before that could set them, since the last question */
-/* Where a locked operation on `size` octets in two pages is to be made. */
+/* Where a locked operation on `size` octets in two pages is to be made; and after each locked operation. */
 void *pyxen_operand_in_two_pages(struct CPUX86State *env, uint64_t address, int size, int mmu_idx, uintptr_t retaddr);
+void pyxen_operand_done(struct CPUX86State *env);
 void pyxen_bad_memory(struct CPUState *cpu, uint64_t address) __attribute__((noreturn));
 
 /* Translated code and the frames it came from (offsets into memory, in bytes). */

@@ -54,6 +54,7 @@ struct pyxen_machine {
     /* Held by the CPU that wants no unchecked stores to `question_frame` any more, until all that made some have said that they check. */
     pthread_mutex_t question_lock;
     uint64_t question_frame, question; /* atomic; `question` counts them */
+    const void *alone; /* atomic: the domain of which only the holder of question_lock executes; NULL: none */
     uint32_t references;    /* atomic: the owner's and each CPU's; a collector may finalise them in any order */
     struct pyxen_cpu *dead; /* freed ones, under lock: a thread may be about to look whether its CPU is halted */
 };
@@ -82,7 +83,10 @@ struct pyxen_cpu {
     uint32_t watch_hits;  /* DR6 bits of the instruction that is being run alone */
     bool running_alone;   /* it is run again, by itself, since an access of it is watched */
     bool entry_changed;   /* of the page table, between being read and having its bits set */
-    uint8_t *pair, *pair_first, *pair_second; /* two pages mapped side by side, and which (pyxen_atomic.c) */
+    uint8_t operand[8] __attribute__((aligned(8))); /* of a locked operation in two pages (pyxen_atomic.c) */
+    uint8_t *operand_parts[2];
+    int operand_in_first, operand_size;   /* octets; size 0: none is under way */
+    bool still;                           /* atomic: it waits while another is alone */
     const uint32_t *physical_map; /* of the guest; NULL: its physical addresses are the machine's */
     uint64_t physical_frames;
     uint64_t *code_frames; /* bitmap: frames that this CPU is counted for in code_holders */
@@ -111,6 +115,11 @@ void pyxen_set_root(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t root)
 /* Hypercalls that change only registers. False: there is no such one, or Python has to look. */
 bool pyxen_register_hypercall(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result);
 bool pyxen_paging_hypercall(struct pyxen_cpu *p, struct CPUX86State *env);
+bool pyxen_emulate_table_write(struct pyxen_cpu *p, struct CPUX86State *env);
+/* With the hypervisor's lock in between. False: it is not to be had, or others are at work on the domain. */
+struct pyxen_paging;
+bool pyxen_begin_paging(struct pyxen_cpu *p, struct pyxen_paging *w);
+void pyxen_end_paging(struct pyxen_paging *w);
 /* The hypervisor has written to a frame. */
 void pyxen_frame_written(struct pyxen_cpu *p, uint64_t frame);
 void pyxen_request(struct pyxen_cpu *p, uint32_t request);
@@ -120,7 +129,10 @@ bool pyxen_inject(struct pyxen_cpu *p);
 void pyxen_leave_at_boundary(struct pyxen_cpu *p, uint32_t reason);
 void pyxen_do_work(struct pyxen_cpu *p);
 void pyxen_free_work(struct pyxen_cpu *p);
-void pyxen_free_pair(struct pyxen_cpu *p);
+/* The machine's question_lock; meanwhile what others want of this CPU is answered. */
+void pyxen_begin_question(struct pyxen_cpu *p);
+void pyxen_stand_still(struct pyxen_cpu *p);
+void pyxen_operand_abandoned(struct pyxen_cpu *p); /* an exception came in between */
 /* Leave with PYXEN_EXIT_INTERNAL_ERROR. */
 void pyxen_internal_error(struct CPUX86State *env, uint64_t what, uintptr_t retaddr) __attribute__((noreturn));
 void pyxen_cpu_reset_fpu(struct pyxen_cpu *p);

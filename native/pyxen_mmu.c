@@ -246,8 +246,7 @@ static enum outcome serve_list(struct pyxen_paging *w, struct call *c, unsigned 
     return done == BUDGET || w->tables <= 0 ? AGAIN : LATER;
 }
 
-/* PageTables.l1_entry_address. 0: there is none. */
-static uint64_t l1_entry_address(struct pyxen_paging *w, uint64_t address)
+uint64_t pyxen_l1_entry_address(struct pyxen_paging *w, uint64_t address)
 {
     uint64_t table = w->gate->kernel_root;
     int shift;
@@ -270,7 +269,7 @@ static uint64_t l1_entry_address(struct pyxen_paging *w, uint64_t address)
 static enum outcome update_va_mapping(struct pyxen_paging *w, struct call *c)
 {
     uint64_t address = c->arguments[0], flags = c->arguments[2], kind = flags & UVMF_FLUSHTYPE_MASK;
-    uint64_t where = flags & ~(uint64_t)UVMF_FLUSHTYPE_MASK, place = l1_entry_address(w, address);
+    uint64_t where = flags & ~(uint64_t)UVMF_FLUSHTYPE_MASK, place = pyxen_l1_entry_address(w, address);
     bool flushes = kind == UVMF_TLB_FLUSH || kind == UVMF_INVLPG;
 
     if (!place || w->frames->types[place >> 12] != PYXEN_TYPE_L1 || (flushes && where != UVMF_LOCAL) ||
@@ -363,24 +362,42 @@ static enum outcome serve(struct pyxen_paging *w, struct call *c, bool inside)
     return outcome;
 }
 
-/* The hypercall in the registers. False: Python's, with the registers as they are now. */
-bool pyxen_paging_hypercall(struct pyxen_cpu *p, CPUX86State *env)
+bool pyxen_begin_paging(struct pyxen_cpu *p, struct pyxen_paging *w)
 {
-    struct pyxen_paging w = { p->machine, p->gate->domain->frames, p->gate, p, PYXEN_TABLES_AT_ONCE };
-    struct call c = { env->regs[R_EAX], { env->regs[R_EDI], env->regs[R_ESI], env->regs[R_EDX], env->regs[10] } };
-    enum outcome outcome = LATER;
-
     if (!pyxen_lock_try_shortly(&p->machine->hypervisor)) {
         return false;
     }
-    if (!p->gate->domain->exclusive) {
-        outcome = serve(&w, &c, false);
+    if (p->gate->domain->exclusive) {
+        pyxen_lock_release(&p->machine->hypervisor);
+        return false;
     }
+    *w = (struct pyxen_paging){ p->machine, p->gate->domain->frames, p->gate, p, PYXEN_TABLES_AT_ONCE };
+    return true;
+}
+
+void pyxen_end_paging(struct pyxen_paging *w)
+{
+    struct pyxen_cpu *p = w->caller;
+
     if (p->state->dirty & PYXEN_DIRTY_FLUSH_TLB) {
         tlb_flush(p->uc->cpu);
         p->state->dirty &= ~PYXEN_DIRTY_FLUSH_TLB;
     }
     pyxen_lock_release(&p->machine->hypervisor);
+}
+
+/* The hypercall in the registers. False: Python's, with the registers as they are now. */
+bool pyxen_paging_hypercall(struct pyxen_cpu *p, CPUX86State *env)
+{
+    struct call c = { env->regs[R_EAX], { env->regs[R_EDI], env->regs[R_ESI], env->regs[R_EDX], env->regs[10] } };
+    struct pyxen_paging w;
+    enum outcome outcome;
+
+    if (!pyxen_begin_paging(p, &w)) {
+        return false;
+    }
+    outcome = serve(&w, &c, false);
+    pyxen_end_paging(&w);
     if (outcome != DONE) {
         env->regs[R_EDI] = c.arguments[0];
         env->regs[R_ESI] = c.arguments[1];

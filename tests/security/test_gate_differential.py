@@ -1,5 +1,6 @@
-"""The same random hypercalls on two machines in the same state: one answers them by native code as far as that goes, the other by Python
-alone. Results, registers, frame tables, roots, page tables and memory have to be the same after each; all references are recounted.
+"""The same random hypercalls and emulated writes to page tables on two machines in the same state: one answers them by native code as far
+as that goes, the other by Python alone. Results, registers, frame tables, roots, page tables and memory have to be the same after each;
+all references are recounted.
 
 The machines have the same frames with the same numbers, so nothing has to be translated. PYXEN_LONG=1 makes PYXEN_CALLS hypercalls (a
 million), from a seed that PYXEN_SEED names.
@@ -19,14 +20,16 @@ import pytest
 from pyxen.abi import grant_table as grants
 from pyxen.abi import xen
 from pyxen.engine.interface import ExitReason
-from pyxen.hypervisor import exits, guest_access, preemption
+from pyxen.hypervisor import exits, guest_access, preemption, traps
 from pyxen.hypervisor.frame_table import L1, L4, NONE, WRITABLE
+from pyxen.hypervisor.gate import TrapEntry
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import NX, PRESENT, PSE, RW, USER
 from pyxen.hypervisor.vcpu import Vcpu
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.grant_guest import GrantGuest
 from tests.unit.hypervisor.machine import LEAF_FLAGS, MASK64, TABLE_FLAGS, new_machine
+from tests.unit.hypervisor.test_page_table_writes import ALL, instructions
 
 LONG = os.environ.get("PYXEN_LONG") == "1"
 SEED = int(os.environ.get("PYXEN_SEED", "1"))
@@ -44,6 +47,9 @@ FLAGS = (
 )  # fmt: skip
 SLOTS = (0, 0, 1, 1, 2, 3, 40, 255, 256, 260, 271, 272, 511)
 PIN, UNPIN = range(xen.MMUEXT_PIN_L1_TABLE, xen.MMUEXT_PIN_L4_TABLE + 1), xen.MMUEXT_UNPIN_TABLE
+#: Instructions that write to [RBX]; each always lies at the same place, where the native code knows it again.
+WRITES = [(name, size, octets) for name, size, octets, _ in instructions(random.Random(1))]
+WRITE_STEP = 17
 EXTENDED = (*PIN, *PIN, UNPIN, UNPIN, UNPIN, *range(5, 12), xen.MMUEXT_NEW_BASEPTR, xen.MMUEXT_NEW_USER_BASEPTR, 15, 13, 16, 99)
 
 
@@ -58,6 +64,9 @@ class Side:
         for reference, pfn in enumerate(GRANTED, 8):
             self.giver.grant(reference, self.guest.domid, pfn)
         self.native = self.vcpu.gate.enabled != 0
+        self.guest.domain.vm_assist = 1 << xen.VMASST_TYPE_writable_pagetables
+        for vector in (traps.VECTOR_DB, traps.VECTOR_PF):
+            self.vcpu.traps[vector] = TrapEntry(0x2000, 0, masks_events=False)
         self.served: Counter[str] = Counter()
 
     @property
@@ -77,6 +86,18 @@ class Side:
                 self.served[f"{name} {'natively' if served else 'by Python'}"] += 1
                 if not served:
                     exits.on_syscall(vcpu)
+
+    def write_table(self, address: int, rip: int, rax: int, rcx: int, flags: int) -> None:
+        """The guest's kernel has executed the instruction at ``rip``, which writes to a page table at ``address``."""
+        vcpu, state = self.vcpu, self.vcpu.state
+        with self.machine.lock:
+            state.rax, state.rcx, state.rip, state.cr2, state.rflags = rax, rcx, rip, address, flags
+            state.rsp = self.guest.at(ARGUMENTS + 1, 2048)
+            state.exit_reason, state.vector, state.error_code = ExitReason.EXCEPTION, traps.VECTOR_PF, 3
+            served = self.native and vcpu.cpu.serve_exit()
+            self.served[f"table write {'natively' if served else 'by Python'}"] += 1
+            if not served:
+                exits.on_exception(vcpu)
 
     def put(self, mfn: int, offset: int, data: bytes) -> None:
         """Into a frame that the guest could have mapped writable, or nowhere."""
@@ -103,6 +124,8 @@ class Pair:
     def __init__(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.random = random.Random(seed)
         vcpus = self.random.choice((1, 2))
+        #: Few, so that each is met again.
+        self.writes = self.random.sample(range(len(WRITES)), 3)
         monkeypatch.delenv("PYXEN_GATE", raising=False)
         self.native = Side(vcpus)
         monkeypatch.setenv("PYXEN_GATE", "python")
@@ -202,6 +225,9 @@ class Pair:
             assert _leave(self.native, mfn) == _leave(self.python, mfn)
         elif kind < 0.39:
             self._map_grant(self.random.choice(GRANTED), self.random.randrange(DONE + 1, PAGES), self.random.randrange(2))
+        elif kind < 0.55:
+            self._write_table()
+            return
         name, number, arguments, data = self.several() if self.random.random() < 0.3 else self.simple(self.random.choice((0, 0, 4088)))
         offset = arguments[0] & 0xFFF if data else 0
         counters = self._counters()
@@ -247,6 +273,24 @@ class Pair:
             side.put(side.guest.mfns[ARGUMENTS], 0, data.ljust(4096, b"\0"))
             side.hypercall("map a grant", xen.HYPERVISOR_grant_table_op, (grants.GNTTABOP_map_grant_ref, side.guest.at(ARGUMENTS), 1))
         self.compare("map a grant")
+
+    def _write_table(self) -> None:
+        """Through the read-only mapping of the L1 table that maps the guest's pages."""
+        guest = self.native.guest
+        place = self.random.choice(self.writes)
+        name, size, octets = WRITES[place]
+        slot = self.random.choice((*range(DONE + 1, PAGES - 1), *range(PAGES, 512, 40)))
+        offset = self.random.choice((0, 0, 0, 4, 1, 7)) if size < 8 else 0
+        old = guest.words[(guest.l1 << 9) + slot] >> 8 * offset
+        rax = self.random.choice((old, old, self.entry()))
+        absent, mask = self.random.getrandbits(64) & ~1, MASK64 - self.random.choice((1, 2, 0x60))
+        rcx = self.random.choice((self.entry(), self.entry(), absent, absent, old, mask, self.random.getrandbits(64)))
+        flags = self.random.choice((2, 2, 2 | ALL, 0x202, 0x102))
+        for side in self.sides:
+            side.put(side.guest.mfns[ARGUMENTS], 0, (bytes(WRITE_STEP * place) + octets).ljust(4096, b"\0"))
+            where = side.guest.at(PAGES - 1, 8 * slot + offset)
+            side.write_table(where, side.guest.at(ARGUMENTS, WRITE_STEP * place), rax & MASK64, rcx & MASK64, flags)
+        self.compare(f"{name} of {size} octets in slot {slot} at {offset}: {old:#x}, RAX {rax:#x}, RCX {rcx:#x}")
 
     # -- what must be ------------------------------------------------------------------------------------------------------
     def compare(self, what: str, *, entries: int = 0) -> None:
@@ -321,6 +365,6 @@ def test_native_code_does_what_python_does(monkeypatch: pytest.MonkeyPatch, tota
         pair.close()
         seed += 1
     print(f"\n{calls} calls on {seed - SEED} machines: {sorted(totals.items())}")
-    for name in ("mmu_update", "mmuext_op", "update_va_mapping", "multicall"):
+    for name in ("mmu_update", "mmuext_op", "update_va_mapping", "multicall", "table write"):
         assert totals[f"{name} natively"] > CALLS / 100, totals
         assert totals[f"{name} by Python"] > 0, totals

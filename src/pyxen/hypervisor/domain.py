@@ -21,7 +21,7 @@ from pyxen.hypervisor.dom0_interface import GrantLimits, HypercallError, Shutdow
 from pyxen.hypervisor.event_channel import EventChannels
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
-from pyxen.hypervisor.gate import BLOCKS_SIZE, GateDomain, GateMember, is_wanted, join
+from pyxen.hypervisor.gate import BLOCKS_SIZE, GateDomain, GateMember, KnownWrites, is_wanted, join
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.guest_counter import GuestCounter
 from pyxen.hypervisor.hooks import LifecycleEvent
@@ -57,11 +57,13 @@ class Domain:
     per_domain_entry = GateMember()
     #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
     exclusive = GateMember()
+    vm_assist = GateMember()  #: bitmap of VMASST_TYPE_* that are on
 
     def __init__(self, hypervisor: Hypervisor, domid: int, *, kind: str, handle: bytes, max_evtchn_port: int, pool: CpuPool) -> None:
         self.hypervisor = hypervisor
         self.domid = domid
         self.gate = GateDomain(ctypes.addressof(hypervisor.frames.block), domid)
+        self.known_writes = KnownWrites(self.gate)
         self.native_gate = 0  #: address of a vCPU's gate block, while native code may work on its page tables
         self.kind = kind
         self.handle = handle
@@ -82,7 +84,6 @@ class Domain:
         self.total_pages = 0
         self.shared_info = 0
         self.shared_layout = WIDE
-        self.vm_assist = 0
         #: Notified when that is over, and when a vCPU thread has ended.
         self.exclusive_done = hypervisor.lock.condition()
         self.console_tail = ""

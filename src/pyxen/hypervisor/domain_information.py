@@ -73,7 +73,14 @@ def domain_counters(domain: Domain) -> DomainCounters:
     native_hypercalls: Counter[str] = Counter()
     for vcpu in domain.vcpus:
         gate = vcpu.gate
-        native.update({"system_call": gate.system_calls, "page_fault": gate.page_faults, "event_upcall": gate.upcalls})
+        native.update(
+            {
+                "system_call": gate.system_calls,
+                "page_fault": gate.page_faults,
+                "event_upcall": gate.upcalls,
+                "page_table_write": gate.table_writes,
+            }
+        )
         native_hypercalls.update({_hypercall_name(number): count for number, count in enumerate(gate.hypercalls) if count})
     return DomainCounters(
         exits={ExitReason(number).name.lower(): count for number, count in enumerate(domain.exits) if count},

@@ -16,6 +16,8 @@ from pyxen.hypervisor.frame_table import FrameBlock
 
 SEGMENTS = 4
 HYPERCALLS = 64
+WRITES = 64
+CODE_OCTETS = 15
 VECTORS = 256
 
 
@@ -37,6 +39,21 @@ class GateSegment(ctypes.Structure):
     ]
 
 
+class GateWrite(ctypes.Structure):
+    """struct pyxen_gate_write."""
+
+    _fields_ = [
+        ("code", ctypes.c_uint8 * CODE_OCTETS),
+        ("length", ctypes.c_uint8),
+        ("operation", ctypes.c_uint8),
+        ("size", ctypes.c_uint8),
+        ("source", ctypes.c_uint8),
+        ("source_shift", ctypes.c_uint8),
+        ("_pad", ctypes.c_uint32),
+        ("immediate", ctypes.c_uint64),
+    ]
+
+
 class GateDomain(ctypes.Structure):
     """struct pyxen_gate_domain: what the vCPUs of a domain have in common."""
 
@@ -46,6 +63,8 @@ class GateDomain(ctypes.Structure):
         ("vcpus", ctypes.c_uint64),
         ("per_domain_entry", ctypes.c_uint64),
         ("exclusive", ctypes.c_uint64),
+        ("vm_assist", ctypes.c_uint64),
+        ("writes", GateWrite * WRITES),
     ]
 
 
@@ -73,6 +92,7 @@ class GateBlock(ctypes.Structure):
         ("system_calls", ctypes.c_uint64),
         ("page_faults", ctypes.c_uint64),
         ("upcalls", ctypes.c_uint64),
+        ("table_writes", ctypes.c_uint64),
         ("domain", ctypes.c_void_p),
         ("next", ctypes.c_void_p),
         ("cpu", ctypes.c_void_p),
@@ -153,6 +173,22 @@ class KnownSegments:
         for kind in ("code", "stack"):
             for slot in getattr(self._block, kind):
                 slot.selector = 0
+
+
+class KnownWrites:
+    """Instructions that have written page tables, decoded, for the gate to carry out the same octets at the same place by itself."""
+
+    def __init__(self, block: GateDomain) -> None:
+        self._block = block  # owns the array's memory
+        self._writes = block.writes
+
+    def remember(self, rip: int, code: bytes, operation: int, size: int, source: int, source_shift: int, immediate: int) -> None:
+        """``code``: the instruction's octets. ``source``: number of the register; 16 for the immediate."""
+        known = self._writes[rip % WRITES]
+        known.length = 0
+        known.code[: len(code)] = code
+        known.operation, known.size, known.source, known.source_shift, known.immediate = operation, size, source, source_shift, immediate
+        known.length = len(code)
 
 
 #: Of all blocks that the engine has to know the layout of.

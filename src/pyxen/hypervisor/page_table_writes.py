@@ -1,6 +1,5 @@
 """Emulated writes to page tables: a guest kernel may write an L1 table through its read-only mapping, and Xen carries the write
-out after the
-same checks as mmu_update (ptwr, pv/ro-page-fault.c).
+out after the same checks as mmu_update (ptwr, pv/ro-page-fault.c). The gate repeats what has been decoded here once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from capstone import x86_const
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.frame_table import L1
 from pyxen.hypervisor.guest_access import GuestFault
-from pyxen.hypervisor.instruction import fetch
+from pyxen.hypervisor.instruction import MASK64, fetch
 from pyxen.hypervisor.page_tables import ADDRESS, PRESENT
 from pyxen.hypervisor.privileged_ops import retire
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 CF, PF, AF, ZF, SF, OF = 1, 4, 0x10, 0x40, 0x80, 0x800
 ARITHMETIC_FLAGS = CF | PF | AF | ZF | SF | OF
 CACHE_LIMIT = 1024
+#: What the gate can do, by its numbers (native/pyxen_table_writes.c).
+NATIVE = ("mov", "xchg", "cmpxchg", "and", "or", "bts", "btr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ def emulate(vcpu: Vcpu, address: int) -> bool:
     if not mapping & PRESENT or not frames.type_count[mfn] or frames.type[mfn] != L1 or hypervisor.memory.owner[mfn] != vcpu.domain.domid:
         return False
     try:
-        decoded = _decode(fetch(vcpu, 64))
+        code = fetch(vcpu, 64)
+        decoded = _decode(code)
     except GuestFault:  # another vCPU has just unmapped the code
         return False
     if decoded is None or (address & 7) + decoded.size > 8:
@@ -75,6 +77,10 @@ def emulate(vcpu: Vcpu, address: int) -> bool:
             hypervisor.guest_log(vcpu.domain.domid, f"page-table write of {entry:#x} refused: {refusal.reason}")
             return False
     _finish(vcpu, decoded, old >> shift & mask, source)
+    if decoded.operation in NATIVE:
+        number = _WIDE_AND_NUMBERED.index(decoded.register) if decoded.register else len(_WIDE_AND_NUMBERED)
+        known = (NATIVE.index(decoded.operation), decoded.size, number, decoded.shift, decoded.immediate & MASK64)
+        vcpu.domain.known_writes.remember(state.rip, code[: decoded.length], *known)
     retire(vcpu, decoded.length)
     return True
 
@@ -166,6 +172,8 @@ _decoder.detail = True
 _decoded: dict[bytes, Write | None] = {}
 
 _WIDE = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+#: By the processor's numbers.
+_WIDE_AND_NUMBERED = (*_WIDE, *(f"r{number}" for number in range(8, 16)))
 
 
 def _register_names() -> dict[str, tuple[str, int]]:
