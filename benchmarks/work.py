@@ -37,7 +37,7 @@ def medians(runs: Iterable[dict[str, Rate]]) -> dict[str, Rate]:
 
 
 def _switches(seconds: float) -> str:
-    return f"bench=1 benchsec={seconds:g} benchscale={seconds:g} halt=1"
+    return f"bench=1 benchsec={seconds:g} benchscale={2 * seconds:g} halt=1"
 
 
 def table(rates: dict[str, Rate], pvh_rates: dict[str, Rate], qemu_rates: dict[str, Rate] | None) -> Table:
