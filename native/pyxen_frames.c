@@ -311,6 +311,18 @@ bool pyxen_write_entry(struct pyxen_paging *w, uint64_t address, uint64_t entry,
     return replace_entry(w, address, old, entry, preserve_accessed ? ACCESSED_DIRTY : 0, false);
 }
 
+bool pyxen_write_word(struct pyxen_paging *w, uint64_t address, uint64_t value)
+{
+    uint64_t mfn = address >> 12;
+
+    if (!get_type(w, mfn, PYXEN_TYPE_WRITABLE)) {
+        return false;
+    }
+    __atomic_store_n((uint64_t *)(w->machine->memory + address), value, __ATOMIC_RELAXED);
+    pyxen_frame_written(w->caller, mfn);
+    return put_type(w, mfn);
+}
+
 bool pyxen_exchange_entry(struct pyxen_paging *w, uint64_t address, uint64_t old, uint64_t entry)
 {
     return replace_entry(w, address, old, entry, 0, true);

@@ -51,6 +51,7 @@ bool pyxen_put_page_and_type(struct pyxen_paging *w, uint64_t mfn);
 void pyxen_undo_page_and_type(struct pyxen_paging *w, uint64_t mfn); /* of a moment ago */
 bool pyxen_write_entry(struct pyxen_paging *w, uint64_t address, uint64_t entry, bool preserve_accessed);
 bool pyxen_exchange_entry(struct pyxen_paging *w, uint64_t address, uint64_t old, uint64_t entry); /* if it still is `old` */
+bool pyxen_write_word(struct pyxen_paging *w, uint64_t address, uint64_t value); /* of a frame that may be writable */
 /* PageTables.l1_entry_address. 0: there is none. */
 uint64_t pyxen_l1_entry_address(struct pyxen_paging *w, uint64_t address);
 /* The vCPUs in the set, by their place in the ring; not the caller's while another is in the guest. */

@@ -1,6 +1,6 @@
 /*
- * The gate: system calls, page faults, event upcalls, HYPERVISOR_iret and a few register-only hypercalls of PV guests, served between two
- * runs of the translator.
+ * The gate: system calls, page faults, event upcalls, HYPERVISOR_iret, CPUID and a few register-only hypercalls of PV guests, served
+ * between two runs of the translator.
  *
  * src/pyxen/hypervisor/{traps,exits,cpu_ops}.py are the reference: each path here does what they do, or leaves everything untouched and lets
  * them do it (false). It needs no lock: it changes only the vCPU's own block and registers, and the guest's own memory as the guest
@@ -362,7 +362,11 @@ static bool page_fault(struct pyxen_cpu *p, CPUX86State *env)
     uint64_t address = env->cr[2];
 
     if (g->kernel_mode && (error & (PF_PRESENT | PF_WRITE | PF_RESERVED | PF_FETCH)) == (PF_PRESENT | PF_WRITE)) {
-        return pyxen_emulate_table_write(p, env);
+        enum pyxen_table_write outcome = pyxen_emulate_table_write(p, env);
+
+        if (outcome != PYXEN_NO_TABLE) {
+            return outcome == PYXEN_TABLE_WRITTEN;
+        }
     }
     if (!(error & PF_USER) && address >= g->ldt_start && address < g->ldt_end) {
         return false;
@@ -385,6 +389,27 @@ static bool device_not_available(struct pyxen_cpu *p, CPUX86State *env)
         return false;
     }
     set_task_switched(p, env, false);
+    return true;
+}
+
+/* exits.on_cpuid, in 64-bit code, for what Python has answered before. */
+static bool cpuid(struct pyxen_cpu *p, CPUX86State *env)
+{
+    struct pyxen_gate *g = p->gate;
+    uint32_t leaf = env->regs[R_EAX], subleaf = leaf == 7 ? env->regs[R_ECX] : 0;
+    const struct pyxen_gate_cpuid *c = &g->cpuid[(leaf + (leaf >> 26) + 8 * subleaf) % PYXEN_GATE_CPUID];
+
+    if (!c->known || c->leaf != leaf || c->subleaf != subleaf || (g->cpuid_faulting && !g->kernel_mode) || env->eflags & TF_MASK ||
+        !(env->segs[R_CS].flags & DESC_L_MASK)) {
+        return false;
+    }
+    env->regs[R_EAX] = c->registers[0];
+    env->regs[R_EBX] = c->registers[1];
+    env->regs[R_ECX] = c->registers[2];
+    env->regs[R_EDX] = c->registers[3];
+    env->eip += p->state->instruction_length;
+    env->eflags &= ~(uint64_t)RF_MASK;
+    g->cpuids++;
     return true;
 }
 
@@ -422,6 +447,8 @@ bool pyxen_gate_serve(struct pyxen_cpu *p, CPUX86State *env)
         } else if (s->vector == EXCP07_PREX) {
             served = device_not_available(p, env);
         }
+    } else if (s->exit_reason == PYXEN_EXIT_CPUID) {
+        served = cpuid(p, env);
     }
     if (served && !deliver_pending(p, env)) {
         s->exit_reason = PYXEN_EXIT_KICK; /* the exit itself is dealt with */

@@ -17,6 +17,7 @@
 #define PYXEN_GATE_SEGMENTS 4
 #define PYXEN_GATE_HYPERCALLS 64
 #define PYXEN_GATE_WRITES 64
+#define PYXEN_GATE_CPUID 64
 
 struct pyxen_gate_trap {
     uint64_t address; /* 0: no handler */
@@ -37,6 +38,12 @@ struct pyxen_gate_write {
     uint8_t source, source_shift; /* number of the register; 16: the immediate */
     uint32_t pad;
     uint64_t immediate;
+};
+
+/* An answer of the vCPU's CPUID policy; at (leaf + leaf / 2^26 + 8 * subleaf) modulo PYXEN_GATE_CPUID. Only leaf 7 has subleaves. */
+struct pyxen_gate_cpuid {
+    uint32_t leaf, subleaf, known, pad;
+    uint32_t registers[4]; /* EAX, EBX, ECX, EDX */
 };
 
 /* What the vCPUs of a domain have in common; under the hypervisor's lock. */
@@ -61,7 +68,8 @@ struct pyxen_gate {
     uint64_t nmi_pending, nmi_active;
     uint64_t architectural_iopl;
     uint64_t ldt_start, ldt_end;     /* linear addresses of the vCPU's LDT area */
-    uint64_t system_calls, page_faults, upcalls, table_writes;
+    uint64_t system_calls, page_faults, upcalls, table_writes, cpuids;
+    uint64_t cpuid_faulting;
     struct pyxen_gate_domain *domain;
     struct pyxen_gate *next;         /* the domain's vCPUs, in a ring */
     struct pyxen_cpu *cpu;           /* set when it is attached */
@@ -72,6 +80,7 @@ struct pyxen_gate {
     uint64_t hypercalls[PYXEN_GATE_HYPERCALLS];
     struct pyxen_gate_segment code[PYXEN_GATE_SEGMENTS], stack[PYXEN_GATE_SEGMENTS];
     struct pyxen_gate_trap traps[256];
+    struct pyxen_gate_cpuid cpuid[PYXEN_GATE_CPUID];
 };
 
 #endif

@@ -115,7 +115,9 @@ void pyxen_set_root(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t root)
 /* Hypercalls that change only registers. False: there is no such one, or Python has to look. */
 bool pyxen_register_hypercall(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result);
 bool pyxen_paging_hypercall(struct pyxen_cpu *p, struct CPUX86State *env);
-bool pyxen_emulate_table_write(struct pyxen_cpu *p, struct CPUX86State *env);
+/* A write of the kernel's to a present, read-only page. PYXEN_TABLE_UNKNOWN: Python has to look. */
+enum pyxen_table_write { PYXEN_NO_TABLE, PYXEN_TABLE_WRITTEN, PYXEN_TABLE_UNKNOWN };
+enum pyxen_table_write pyxen_emulate_table_write(struct pyxen_cpu *p, struct CPUX86State *env);
 /* With the hypervisor's lock in between. False: it is not to be had, or others are at work on the domain. */
 struct pyxen_paging;
 bool pyxen_begin_paging(struct pyxen_cpu *p, struct pyxen_paging *w);

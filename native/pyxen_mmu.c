@@ -114,7 +114,7 @@ static void forget_page(struct pyxen_paging *w, uint64_t address)
 
 /* ------------------------------------------------------------------ elements of lists */
 
-/* mmu_ops._update_one, of entries of page tables. */
+/* mmu_ops._update_one, of entries of page tables, and of frames that are none yet: Linux fills those so before it pins them. */
 static bool update_one(struct pyxen_paging *w, const uint64_t *element)
 {
     const struct pyxen_frames *f = w->frames;
@@ -124,8 +124,11 @@ static bool update_one(struct pyxen_paging *w, const uint64_t *element)
     if (command != MMU_NORMAL_PT_UPDATE && command != MMU_PT_UPDATE_PRESERVE_AD && command != MMU_PT_UPDATE_NO_TRANSLATE) {
         return false;
     }
-    if (!pyxen_may_refer_to(w, mfn) || !f->type_counts[mfn] || f->types[mfn] > PYXEN_TYPE_L4) {
+    if (!pyxen_may_refer_to(w, mfn)) {
         return false;
+    }
+    if (!f->type_counts[mfn] || f->types[mfn] > PYXEN_TYPE_L4) {
+        return pyxen_write_word(w, machine, element[1]);
     }
     return pyxen_write_entry(w, machine, element[1], command == MMU_PT_UPDATE_PRESERVE_AD);
 }

@@ -59,24 +59,23 @@ static const struct pyxen_gate_write *find_write(struct pyxen_cpu *p, const CPUX
     return code && !memcmp(code, known->code, known->length) ? known : NULL;
 }
 
-static bool find_target(struct pyxen_paging *w, uint64_t address, unsigned size, struct target *t)
+/* False: the page is none of the domain's L1 tables. */
+static bool find_target(struct pyxen_paging *w, uint64_t address, struct target *t)
 {
+    const struct pyxen_frames *f = w->frames;
     uint64_t place = pyxen_l1_entry_address(w, address), mapping, mfn;
 
-    if (!place || (address & 7) + size > 8) {
+    if (!place) {
         return false;
     }
     mapping = *(uint64_t *)(w->machine->memory + place);
     mfn = (mapping & 0x000ffffffffff000ull) >> 12;
-    if (!(mapping & PG_PRESENT_MASK) || !pyxen_may_refer_to(w, mfn) || !w->frames->type_counts[mfn] ||
-        w->frames->types[mfn] != PYXEN_TYPE_L1) {
+    if (!(mapping & PG_PRESENT_MASK) || mfn >= w->machine->frames || !f->type_counts[mfn] || f->types[mfn] != PYXEN_TYPE_L1 ||
+        f->owners[mfn] != w->gate->domain->domid) {
         return false;
     }
     t->machine = mfn << 12 | (address & 0xff8);
     t->old = __atomic_load_n((uint64_t *)(w->machine->memory + t->machine), __ATOMIC_RELAXED);
-    t->shift = 8 * (address & 7);
-    t->bits = 8 * size;
-    t->mask = size == 8 ? ~0ull : (1ull << t->bits) - 1;
     return true;
 }
 
@@ -85,16 +84,19 @@ static bool store(struct pyxen_paging *w, const struct target *t, uint64_t value
     return pyxen_exchange_entry(w, t->machine, t->old, (t->old & ~(t->mask << t->shift)) | value << t->shift);
 }
 
-static bool carry_out(struct pyxen_paging *w, CPUX86State *env, const struct pyxen_gate_write *known)
+static bool carry_out(struct pyxen_paging *w, CPUX86State *env, const struct pyxen_gate_write *known, struct target t)
 {
     bool has_register = known->source < CPU_NB_REGS;
     uint64_t source = has_register ? env->regs[known->source] >> known->source_shift : known->immediate, old, result, bit;
     uint64_t accumulator, flags = env->eflags & ~(uint64_t)ARITHMETIC_FLAGS;
-    struct target t;
+    unsigned offset = env->cr[2] & 7;
 
-    if (!find_target(w, env->cr[2], known->size, &t)) {
+    if (offset + known->size > 8) {
         return false;
     }
+    t.shift = 8 * offset;
+    t.bits = 8 * known->size;
+    t.mask = known->size == 8 ? ~0ull : (1ull << t.bits) - 1;
     source &= t.mask;
     old = t.old >> t.shift & t.mask;
     bit = 1ull << (source & (t.bits - 1));
@@ -136,22 +138,29 @@ static bool carry_out(struct pyxen_paging *w, CPUX86State *env, const struct pyx
     }
 }
 
-bool pyxen_emulate_table_write(struct pyxen_cpu *p, CPUX86State *env)
+enum pyxen_table_write pyxen_emulate_table_write(struct pyxen_cpu *p, CPUX86State *env)
 {
+    enum pyxen_table_write outcome = PYXEN_NO_TABLE;
     const struct pyxen_gate_write *known;
     struct pyxen_paging w;
-    bool served;
+    struct target target;
 
-    if (!(p->gate->domain->vm_assist & VMASST_WRITABLE_PAGETABLES) || !pyxen_begin_paging(p, &w)) {
-        return false;
+    if (!(p->gate->domain->vm_assist & VMASST_WRITABLE_PAGETABLES)) {
+        return PYXEN_NO_TABLE;
     }
-    known = find_write(p, env);
-    served = known && carry_out(&w, env, known);
-    if (served) {
-        env->eip += known->length;
-        env->eflags &= ~(uint64_t)RF_MASK;
-        p->gate->table_writes++;
+    if (!pyxen_begin_paging(p, &w)) {
+        return PYXEN_TABLE_UNKNOWN;
+    }
+    if (find_target(&w, env->cr[2], &target)) {
+        known = find_write(p, env);
+        outcome = PYXEN_TABLE_UNKNOWN;
+        if (known && carry_out(&w, env, known, target)) {
+            env->eip += known->length;
+            env->eflags &= ~(uint64_t)RF_MASK;
+            p->gate->table_writes++;
+            outcome = PYXEN_TABLE_WRITTEN;
+        }
     }
     pyxen_end_paging(&w);
-    return served;
+    return outcome;
 }

@@ -22,6 +22,7 @@ XEN_SIGNATURE = struct.unpack("<3I", b"XenVMMXenVMM")
 LAST_XEN_LEAF = 5
 XEN_VERSION = 4 << 16 | 17
 TIME_LEAF = XEN_LEAVES + 3
+STRUCTURED_LEAF = 7  #: of features; the only one with subleaves, besides the time leaf
 POWER_LEAF, INVARIANT_COUNTER = 0x80000007, 1 << 8
 FEAT1_MMU_PT_UPDATE_PRESERVE_AD = 1
 
@@ -61,7 +62,7 @@ class CpuidPolicy:
             return self._counter.cpuid_leaf(subleaf)
         if leaf == POWER_LEAF:
             return 0, 0, 0, INVARIANT_COUNTER if self._counter.invariant else 0
-        key = (leaf, subleaf if leaf == 7 else 0)
+        key = (leaf, subleaf if leaf == STRUCTURED_LEAF else 0)
         found = self._cache.get(key)
         if found is None:
             found = self._compute(*key)
@@ -86,7 +87,7 @@ class CpuidPolicy:
             return min(eax, MAX_BASIC_LEAF), ebx, ecx, edx
         if leaf == 1:
             return eax, ebx & 0xFF00FFFF | 1 << 16, ecx & ~HIDDEN_1_ECX & 0xFFFFFFFF | HYPERVISOR_BIT, edx & ~HIDDEN_1_EDX
-        if leaf == 7:
+        if leaf == STRUCTURED_LEAF:
             return (0, ebx & ~HIDDEN_7_EBX, 0, 0) if subleaf == 0 else ZERO
         if leaf == 0x80000000:
             return min(eax, MAX_EXTENDED_LEAF), ebx, ecx, edx

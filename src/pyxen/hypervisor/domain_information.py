@@ -79,6 +79,7 @@ def domain_counters(domain: Domain) -> DomainCounters:
                 "page_fault": gate.page_faults,
                 "event_upcall": gate.upcalls,
                 "page_table_write": gate.table_writes,
+                "cpuid": gate.cpuids,
             }
         )
         native_hypercalls.update({_hypercall_name(number): count for number, count in enumerate(gate.hypercalls) if count})

@@ -17,6 +17,7 @@ from pyxen.hypervisor.frame_table import FrameBlock
 SEGMENTS = 4
 HYPERCALLS = 64
 WRITES = 64
+CPUID = 64
 CODE_OCTETS = 15
 VECTORS = 256
 
@@ -51,6 +52,18 @@ class GateWrite(ctypes.Structure):
         ("source_shift", ctypes.c_uint8),
         ("_pad", ctypes.c_uint32),
         ("immediate", ctypes.c_uint64),
+    ]
+
+
+class GateCpuid(ctypes.Structure):
+    """struct pyxen_gate_cpuid."""
+
+    _fields_ = [
+        ("leaf", ctypes.c_uint32),
+        ("subleaf", ctypes.c_uint32),
+        ("known", ctypes.c_uint32),
+        ("_pad", ctypes.c_uint32),
+        ("registers", ctypes.c_uint32 * 4),
     ]
 
 
@@ -93,6 +106,8 @@ class GateBlock(ctypes.Structure):
         ("page_faults", ctypes.c_uint64),
         ("upcalls", ctypes.c_uint64),
         ("table_writes", ctypes.c_uint64),
+        ("cpuids", ctypes.c_uint64),
+        ("cpuid_faulting", ctypes.c_uint64),
         ("domain", ctypes.c_void_p),
         ("next", ctypes.c_void_p),
         ("cpu", ctypes.c_void_p),
@@ -104,6 +119,7 @@ class GateBlock(ctypes.Structure):
         ("code", GateSegment * SEGMENTS),
         ("stack", GateSegment * SEGMENTS),
         ("traps", GateTrap * VECTORS),
+        ("cpuid", GateCpuid * CPUID),
     ]
 
 
@@ -173,6 +189,20 @@ class KnownSegments:
         for kind in ("code", "stack"):
             for slot in getattr(self._block, kind):
                 slot.selector = 0
+
+
+class KnownCpuid:
+    """Answers of a vCPU's CPUID policy that never change, for the gate to give by itself."""
+
+    def __init__(self, block: GateBlock) -> None:
+        self._block = block  # owns the array's memory
+        self._answers = block.cpuid
+
+    def remember(self, leaf: int, subleaf: int, registers: tuple[int, int, int, int]) -> None:
+        """On the vCPU's own thread, which the gate runs on, too."""
+        answer = self._answers[(leaf + (leaf >> 26) + 8 * subleaf & 0xFFFFFFFF) % CPUID]
+        answer.leaf, answer.subleaf, answer.known = leaf, subleaf, 1
+        answer.registers[:] = registers
 
 
 class KnownWrites:

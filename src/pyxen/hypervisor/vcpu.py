@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pyxen.abi import vcpu as abi_vcpu
 from pyxen.engine.interface import CpuState, Dirty, VirtualCpu
 from pyxen.hypervisor.dom0_interface import HypercallError
-from pyxen.hypervisor.gate import GateBlock, GateMember, KnownSegments, TrapEntry, TrapTable
+from pyxen.hypervisor.gate import GateBlock, GateMember, KnownCpuid, KnownSegments, TrapEntry, TrapTable
 from pyxen.hypervisor.runstate import Runstate
 from pyxen.hypervisor.timers import Timer
 
@@ -61,6 +61,7 @@ class Vcpu:
     nmi_active = GateMember()
     vcpu_id = GateMember()
     in_guest = GateMember()
+    cpuid_faulting = GateMember()  #: CPUID is #GP for user space (MSR_INTEL_MISC_FEATURES_ENABLES)
     flush_clock = GateMember()
     flushes = GateMember()  #: how many were requested
 
@@ -83,7 +84,6 @@ class Vcpu:
         self.iopl = 0
         self.cr4 = 0
         self.io_bitmap: tuple[int, int] | None = None
-        self.cpuid_faulting = False  # CPUID is #GP for user space (MSR_INTEL_MISC_FEATURES_ENABLES)
         self.emulated_traps = 0  # DR6 bits of the instruction that is being emulated
 
         self.failsafe_callback = 0
@@ -99,6 +99,7 @@ class Vcpu:
         self.ldt_entries = 0
         self.ldt_frames: dict[int, int] = {}
         self.known_segments = KnownSegments(self.gate)
+        self.known_cpuid = KnownCpuid(self.gate)
         self.segment_cache: dict[int, tuple[int, int, int]] = {}
 
         self.initialised = False
