@@ -28,9 +28,12 @@ static void upcall(struct registers *registers)
     rung++;
 }
 
-/* vCPU 1 computes, and takes interrupts. */
+/* vCPU 1 computes, and takes interrupts; but none that was sent to it before, when it had nothing to do with it any more. */
 static void compute(unsigned vcpu)
 {
+    event_clear(port[vcpu]);
+    __atomic_exchange_n(&shared_info->vcpu_info[vcpu].evtchn_pending_sel, 0, __ATOMIC_SEQ_CST);
+    shared_info->vcpu_info[vcpu].evtchn_upcall_pending = 0;
     shared_info->vcpu_info[vcpu].evtchn_upcall_mask = 0;
     turn = 1;
     while (!stop)
