@@ -268,7 +268,7 @@ def test_backend_restarted_under_load(boot_with_disks: BootLinux, image: Path, v
     def rounds() -> int:
         return int(guest.run("touch /tmp/rounds; wc -l </tmp/rounds"))
 
-    for _ in range(100 if LONG else 8):
+    for _ in range(100 if LONG else 25):
         guest.domain.restart_backend("xvda")
         time.sleep(0.05)
     before = rounds()

@@ -107,11 +107,12 @@ class BlockRing:
     async def close(self) -> None:
         """Let what runs come to its end, answer nothing more, and let go of the guest."""
         self._closed = True
-        with contextlib.suppress(HypercallError):
-            self._dom0.close_port(self._port)
         drained = asyncio.Event()
         self._thread.call(lambda: self._end(lambda: self._tell(drained.set)))
         await drained.wait()
+        # Not before: a turn that is under way pushes answers, and a frontend that is not told of them now never will be (rsp_event).
+        with contextlib.suppress(HypercallError):
+            self._dom0.close_port(self._port)
         self._thread.stop()
         self._ring.release()
         self._pages.release()
