@@ -130,9 +130,12 @@ class Spawner:
 
 
 def _kill_group(pid: int, number: int) -> None:
-    """A helper leads a process group. One that has no member any more is fine."""
+    """A helper leads a process group, once it has come so far: before, it is alone. One that has no member any more is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            os.kill(pid, number)
 
 
 def main() -> None:

@@ -165,6 +165,18 @@ async def test_close_leaves_no_program() -> None:
 
 
 @_in_a_loop
+async def test_close_in_the_middle_of_a_start() -> None:
+    """A program that has just been forked is not yet the leader of its group."""
+    for _ in range(20):
+        helpers = HostHelperPrograms(("sleep",))
+        helpers.serve()
+        starts = [asyncio.ensure_future(helpers.start("sleep", ["1000"], owner="test")) for _ in range(3)]
+        await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait_for(helpers.close(), 20)
+        await asyncio.gather(*starts, return_exceptions=True)
+
+
+@_in_a_loop
 async def test_when_the_spawner_is_killed_all_programs_have_ended() -> None:
     told: list[int] = []
     async with _helpers("sleep") as helpers:
