@@ -39,6 +39,7 @@ SOURCES = (
     "pyxen_control.c",
     "pyxen_debug.c",
     "pyxen_decode.c",
+    "pyxen_events.c",
     "pyxen_exits.c",
     "pyxen_fpu.c",
     "pyxen_frames.c",
@@ -49,6 +50,7 @@ SOURCES = (
     "pyxen_physical.c",
     "pyxen_string.c",
     "pyxen_table_writes.c",
+    "pyxen_timer.c",
 )
 EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py", "edits_sse.py")
 BUILT_FROM = (*HEADERS, *SOURCES, *EDIT_FILES, "build.py")

@@ -67,6 +67,13 @@ void pyxen_machine_put(struct pyxen_machine *m)
     free(m);
 }
 
+PYXEN_EXPORT void pyxen_machine_set_clock(struct pyxen_machine *m, uint64_t tsc, uint64_t ns, uint64_t multiplier)
+{
+    m->clock_tsc = tsc;
+    m->clock_ns = ns;
+    m->clock_multiplier = multiplier;
+}
+
 PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *m, uint64_t mfn)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the caller's stores come first: who reads code counts itself in before it reads */

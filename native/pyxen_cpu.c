@@ -130,6 +130,7 @@ PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *p)
     struct pyxen_machine *m = p->machine;
 
     pyxen_cpu_halt(p);
+    pyxen_timer_free(p);
     pyxen_machine_remove(m, p);
     if (p->uc) {
         pthread_mutex_lock(&creation_lock);
@@ -257,6 +258,11 @@ void pyxen_request(struct pyxen_cpu *p, uint32_t request)
 PYXEN_EXPORT void pyxen_cpu_kick(struct pyxen_cpu *p)
 {
     pyxen_request(p, PYXEN_REQUEST_KICK);
+}
+
+PYXEN_EXPORT void pyxen_cpu_notify(struct pyxen_cpu *p)
+{
+    pyxen_request(p, PYXEN_REQUEST_EVENTS);
 }
 
 PYXEN_EXPORT void pyxen_cpu_flush_tlb_page(struct pyxen_cpu *p, uint64_t address)

@@ -50,6 +50,8 @@ PYXEN_EXPORT int pyxen_lock_owned(struct pyxen_lock *lock);
 PYXEN_EXPORT int pyxen_lock_release(struct pyxen_lock *lock); /* not 0: the caller does not hold it */
 PYXEN_EXPORT uint32_t pyxen_lock_release_all(struct pyxen_lock *lock); /* -> how many times the caller held it */
 PYXEN_EXPORT int pyxen_machine_has_code(struct pyxen_machine *machine, uint64_t mfn);
+/* System time: `ns` when the counter read `tsc`, and `multiplier` / 2**32 for each tick since. No vCPU is in its guest. 0: there is none. */
+PYXEN_EXPORT void pyxen_machine_set_clock(struct pyxen_machine *machine, uint64_t tsc, uint64_t ns, uint64_t multiplier);
 /* Atomic against running guests. `address` is physical, inside memory and a multiple of 8: the caller has checked. */
 PYXEN_EXPORT uint64_t pyxen_machine_set_bits(struct pyxen_machine *machine, uint64_t address, uint64_t mask);
 PYXEN_EXPORT uint64_t pyxen_machine_clear_bits(struct pyxen_machine *machine, uint64_t address, uint64_t mask);
@@ -64,6 +66,10 @@ PYXEN_EXPORT void pyxen_cpu_free(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_halt(struct pyxen_cpu *cpu);
 PYXEN_EXPORT int pyxen_cpu_run(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_kick(struct pyxen_cpu *cpu);
+/* As a kick, but what the gate can deliver does not leave the guest. */
+PYXEN_EXPORT void pyxen_cpu_notify(struct pyxen_cpu *cpu);
+/* The one-shot timer is Python's from now on. */
+PYXEN_EXPORT void pyxen_cpu_stop_alarm(struct pyxen_cpu *cpu);
 PYXEN_EXPORT void pyxen_cpu_flush_tlb_page(struct pyxen_cpu *cpu, uint64_t address);
 PYXEN_EXPORT void pyxen_cpu_invalidate_frame(struct pyxen_cpu *cpu, uint64_t mfn);
 /* See pyxen_physical.c. The table must outlive the vCPU or the next call. NULL: physical addresses are the machine's. */

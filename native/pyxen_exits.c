@@ -355,8 +355,9 @@ bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
             __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_INJECT, __ATOMIC_SEQ_CST);
         }
     }
-    if (requests & PYXEN_REQUEST_KICK) {
-        __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_KICK, __ATOMIC_SEQ_CST);
+    if (requests & (PYXEN_REQUEST_KICK | PYXEN_REQUEST_EVENTS)) {
+        __atomic_fetch_and(&p->requests, ~(PYXEN_REQUEST_KICK | PYXEN_REQUEST_EVENTS), __ATOMIC_SEQ_CST);
+        p->only_events = !(requests & PYXEN_REQUEST_KICK);
         pyxen_leave_at_boundary(p, PYXEN_EXIT_KICK);
         return true;
     }

@@ -1,6 +1,6 @@
 /*
- * The gate: system calls, page faults, event upcalls, HYPERVISOR_iret, CPUID and a few register-only hypercalls of PV guests, served
- * between two runs of the translator.
+ * The gate: system calls, page faults, event upcalls, HYPERVISOR_iret, CPUID and hypercalls of PV guests that need only
+ * the vCPU's own registers and block, served between two runs of the translator.
  *
  * src/pyxen/hypervisor/{traps,exits,cpu_ops}.py are the reference: each path here does what they do, or leaves everything untouched and lets
  * them do it (false). It needs no lock: it changes only the vCPU's own block and registers, and the guest's own memory as the guest
@@ -39,7 +39,9 @@
 #define HYPERCALL_FPU_TASKSWITCH 5
 #define HYPERCALL_XEN_VERSION 17
 #define HYPERCALL_IRET 23
+#define HYPERCALL_VCPU_OP 24
 #define HYPERCALL_SET_SEGMENT_BASE 25
+#define HYPERCALL_EVENT_CHANNEL_OP 32
 #define XEN_VERSION (4 << 16 | 17)
 #define VGCF_IN_SYSCALL (1 << 8)
 
@@ -326,6 +328,16 @@ bool pyxen_register_hypercall(struct pyxen_cpu *p, CPUX86State *env, uint64_t nu
             return false;
         }
         break;
+    case HYPERCALL_VCPU_OP:
+        if (!pyxen_vcpu_hypercall(p, arguments, result)) {
+            return false;
+        }
+        break;
+    case HYPERCALL_EVENT_CHANNEL_OP:
+        if (!pyxen_event_channel_hypercall(p, arguments)) {
+            return false;
+        }
+        break;
     default:
         return false;
     }
@@ -335,7 +347,7 @@ bool pyxen_register_hypercall(struct pyxen_cpu *p, CPUX86State *env, uint64_t nu
 
 static bool hypercall(struct pyxen_cpu *p, CPUX86State *env)
 {
-    uint64_t number = env->regs[R_EAX], result, arguments[] = { env->regs[R_EDI], env->regs[R_ESI] };
+    uint64_t number = env->regs[R_EAX], result, arguments[] = { env->regs[R_EDI], env->regs[R_ESI], env->regs[R_EDX] };
 
     if (number == HYPERCALL_IRET) {
         if (!hypercall_iret(p, env)) {
@@ -413,6 +425,22 @@ static bool cpuid(struct pyxen_cpu *p, CPUX86State *env)
     return true;
 }
 
+/* privileged_ops._ignored_interrupt_flag: cli and sti of the kernel in 64-bit code, at IOPL 1. */
+static bool interrupt_flag(struct pyxen_cpu *p, CPUX86State *env)
+{
+    struct pyxen_gate *g = p->gate;
+    const uint8_t *opcode = pyxen_translate(p, g->kernel_root, env->eip, false, 1);
+
+    if (!opcode || (*opcode != 0xfa && *opcode != 0xfb) || !g->iopl || g->architectural_iopl || env->eflags & TF_MASK ||
+        !(env->segs[R_CS].flags & DESC_L_MASK)) {
+        return false;
+    }
+    env->eip++;
+    env->eflags &= ~(uint64_t)RF_MASK;
+    g->interrupt_flags++;
+    return true;
+}
+
 /* traps.deliver_pending. False: there is something that the hypervisor has to deliver. */
 static bool deliver_pending(struct pyxen_cpu *p, CPUX86State *env)
 {
@@ -446,9 +474,13 @@ bool pyxen_gate_serve(struct pyxen_cpu *p, CPUX86State *env)
             served = page_fault(p, env);
         } else if (s->vector == EXCP07_PREX) {
             served = device_not_available(p, env);
+        } else if (s->vector == EXCP0D_GPF && !s->error_code && p->gate->kernel_mode) {
+            served = interrupt_flag(p, env);
         }
     } else if (s->exit_reason == PYXEN_EXIT_CPUID) {
         served = cpuid(p, env);
+    } else if (s->exit_reason == PYXEN_EXIT_KICK) {
+        served = p->only_events && pyxen_timer_look(p);
     }
     if (served && !deliver_pending(p, env)) {
         s->exit_reason = PYXEN_EXIT_KICK; /* the exit itself is dealt with */

@@ -18,6 +18,7 @@
 #define PYXEN_GATE_HYPERCALLS 64
 #define PYXEN_GATE_WRITES 64
 #define PYXEN_GATE_CPUID 64
+#define PYXEN_GATE_QUEUES 16
 
 struct pyxen_gate_trap {
     uint64_t address; /* 0: no handler */
@@ -53,6 +54,15 @@ struct pyxen_gate_domain {
     uint64_t per_domain_entry; /* of its L4 tables */
     uint64_t exclusive;        /* work on its memory is half done, and no vCPU of it may see that */
     uint64_t vm_assist;
+    uint64_t shared_info;      /* machine address */
+    uint64_t event_abi;        /* 0: Python's; 1: 2-level; 2: FIFO */
+    const uint16_t *event_ipis; /* per port: 1 + the vCPU whose IPI it is; 0: it is no IPI's */
+    /* Of the FIFO ABI: the frames of the event array. Per port: 1 + its priority, 0 for the default; and 1 + 16 * vCPU + priority of the
+       queue that it was appended to last, or 0. */
+    uint64_t event_pages_used;
+    const uint32_t *event_pages;
+    const uint8_t *event_priorities;
+    uint16_t *event_queues;
     struct pyxen_gate_write writes[PYXEN_GATE_WRITES];
 };
 
@@ -66,10 +76,11 @@ struct pyxen_gate {
     uint64_t event_callback, syscall_callback, syscall_masks_events;
     uint64_t cr0;                    /* as the guest sees it */
     uint64_t nmi_pending, nmi_active;
-    uint64_t architectural_iopl;
+    uint64_t architectural_iopl, iopl;
     uint64_t ldt_start, ldt_end;     /* linear addresses of the vCPU's LDT area */
     uint64_t system_calls, page_faults, upcalls, table_writes, cpuids;
     uint64_t cpuid_faulting;
+    uint64_t events_sent, timer_events, interrupt_flags;
     struct pyxen_gate_domain *domain;
     struct pyxen_gate *next;         /* the domain's vCPUs, in a ring */
     struct pyxen_cpu *cpu;           /* set when it is attached */
@@ -77,6 +88,13 @@ struct pyxen_gate {
     uint64_t in_guest;               /* set with the lock held, cleared without it */
     uint64_t flush_clock;            /* see pyxen_frames.h; no translation in its TLB is older */
     uint64_t flushes;
+    uint64_t blocked, online;
+    int64_t polled;                  /* Vcpu.polled_port; 0: it does not poll */
+    uint64_t timer_port;             /* of VIRQ_TIMER; 0: it is not bound */
+    uint64_t timer_deadline;         /* system time; 0: the one-shot timer is not armed */
+    uint64_t timer_native;           /* see pyxen_timer.c */
+    uint64_t event_control;          /* machine address of the control block of the FIFO ABI; 0: none */
+    uint32_t event_tails[PYXEN_GATE_QUEUES]; /* ports; 0: none */
     uint64_t hypercalls[PYXEN_GATE_HYPERCALLS];
     struct pyxen_gate_segment code[PYXEN_GATE_SEGMENTS], stack[PYXEN_GATE_SEGMENTS];
     struct pyxen_gate_trap traps[256];

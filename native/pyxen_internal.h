@@ -9,6 +9,8 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "pyxen_gate.h"
 #include "pyxen_state.h"
@@ -18,6 +20,7 @@
 #define PYXEN_REQUEST_TRAP 8u      /* this CPU has made an access that a debug register watches */
 #define PYXEN_REQUEST_INJECT 16u   /* the block asks for an injection or an interrupt window */
 #define PYXEN_REQUEST_DROP_CODE 32u /* what the blocks were translated for is no longer so */
+#define PYXEN_REQUEST_EVENTS 64u   /* the gate is to look for events, and at the one-shot timer; what it can't do is a kick */
 #define PYXEN_REQUEST_BROADCAST 4u /* this CPU has written to frames that others hold code of */
 
 /* The most vCPUs of one machine. The ids 1..254 fit into the writers' map; the rest share PYXEN_MANY. */
@@ -46,6 +49,7 @@ struct pyxen_machine {
     struct pyxen_lock hypervisor; /* taken before the others here */
     uint8_t *memory;
     uint64_t bytes, frames;
+    uint64_t clock_tsc, clock_ns, clock_multiplier; /* see pyxen_machine_set_clock */
     uint16_t *code_holders; /* per frame: how many CPUs hold code translated from it */
     uint8_t *writers;       /* per frame: which CPU may store to it without a check: 0 none, an id, or PYXEN_MANY */
     pthread_mutex_t lock;   /* protects cpus, together with question_lock: to change it takes both, to look at it either */
@@ -79,6 +83,9 @@ struct pyxen_cpu {
     uint64_t look_started, look_wanted;   /* when this CPU was last looked at, whether it is at rest, in ns; and wanted_ns() then */
     uint32_t code_limit; /* of CS, in the blocks that were translated with one */
     bool deprivileged, exit_on_cpuid;
+    bool only_events;     /* PYXEN_EXIT_KICK: nobody has kicked it, there may be events */
+    timer_t alarm;        /* of pyxen_timer.c */
+    pid_t alarm_thread;   /* that it wakes; 0: there is no alarm */
     uint8_t id;
     uint32_t watch_hits;  /* DR6 bits of the instruction that is being run alone */
     bool running_alone;   /* it is run again, by itself, since an access of it is watched */
@@ -115,6 +122,14 @@ void pyxen_set_root(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t root)
 /* Hypercalls that change only registers. False: there is no such one, or Python has to look. */
 bool pyxen_register_hypercall(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result);
 bool pyxen_paging_hypercall(struct pyxen_cpu *p, struct CPUX86State *env);
+bool pyxen_event_channel_hypercall(struct pyxen_cpu *p, const uint64_t *arguments);
+bool pyxen_vcpu_hypercall(struct pyxen_cpu *p, const uint64_t *arguments, uint64_t *result);
+/* The one-shot timer (pyxen_timer.c). */
+bool pyxen_timer_look(struct pyxen_cpu *p);
+bool pyxen_timer_set(struct pyxen_cpu *p, uint64_t deadline);
+bool pyxen_timer_start(struct pyxen_cpu *p, uint64_t ns);
+int64_t pyxen_timer_left(const struct pyxen_cpu *p);
+void pyxen_timer_free(struct pyxen_cpu *p);
 /* A write of the kernel's to a present, read-only page. PYXEN_TABLE_UNKNOWN: Python has to look. */
 enum pyxen_table_write { PYXEN_NO_TABLE, PYXEN_TABLE_WRITTEN, PYXEN_TABLE_UNKNOWN };
 enum pyxen_table_write pyxen_emulate_table_write(struct pyxen_cpu *p, struct CPUX86State *env);

@@ -1,4 +1,4 @@
-"""The same random hypercalls and emulated writes to page tables on two machines in the same state: one answers them by native code as far
+"""The same random hypercalls and emulated instructions on two machines in the same state: one answers them by native code as far
 as that goes, the other by Python alone. Results, registers, frame tables, roots, page tables and memory have to be the same after each;
 all references are recounted.
 
@@ -17,14 +17,18 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from pyxen.abi import event_channel as events
 from pyxen.abi import grant_table as grants
+from pyxen.abi import vcpu as vcpus
 from pyxen.abi import xen
 from pyxen.engine.interface import ExitReason
 from pyxen.hypervisor import exits, guest_access, preemption, traps
+from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.frame_table import L1, L4, NONE, WRITABLE
 from pyxen.hypervisor.gate import TrapEntry
 from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import NX, PRESENT, PSE, RW, USER
+from pyxen.hypervisor.timers import Timer
 from pyxen.hypervisor.vcpu import Vcpu
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.grant_guest import GrantGuest
@@ -39,6 +43,12 @@ CALLS_PER_MACHINE, CALLS_PER_RECOUNT = 500, 50
 PAGES, LOOSE = 48, 16
 #: PFNs: the arguments' page, the page after it, what `pdone` points to; pages that the other domain grants.
 ARGUMENTS, DONE, GRANTED = 4, 6, range(8, 12)
+#: PFNs of the FIFO ABI's pages: the control blocks, the words of the first ports.
+CONTROL, WORDS = 12, 13
+#: Words that a guest may write there.
+WORD_FLAGS = (0, 1 << 31, 1 << 30, 1 << 29, 1 << 28, 1 << 31 | 1 << 29, 1 << 29 | 1 << 28, 0xF << 28)
+#: Deadlines of the one-shot timer, in system time.
+DEADLINES = (1 << 61, 1 << 61, 1 << 50, 1, 0, (1 << 63) - 1, 1 << 63, MASK64)
 SYSCALL_LENGTH = 2
 SELF = 0x7FF0
 FLAGS = (
@@ -56,7 +66,7 @@ EXTENDED = (*PIN, *PIN, UNPIN, UNPIN, UNPIN, *range(5, 12), xen.MMUEXT_NEW_BASEP
 class Side:
     """One machine, its hostile domain of two vCPUs or one, and a domain that grants it pages."""
 
-    def __init__(self, vcpus: int) -> None:
+    def __init__(self, vcpus: int, *, fifo: bool) -> None:
         self.machine: Hypervisor = new_machine()
         self.guest = GrantGuest(self.machine, pages=PAGES, vcpus=vcpus)
         self.giver = GrantGuest(self.machine, pages=32)
@@ -65,9 +75,24 @@ class Side:
             self.giver.grant(reference, self.guest.domid, pfn)
         self.native = self.vcpu.gate.enabled != 0
         self.guest.domain.vm_assist = 1 << xen.VMASST_TYPE_writable_pagetables
-        for vector in (traps.VECTOR_DB, traps.VECTOR_PF):
+        for vector in (traps.VECTOR_DB, traps.VECTOR_GP, traps.VECTOR_PF):
             self.vcpu.traps[vector] = TrapEntry(0x2000, 0, masks_events=False)
+        self.ports = self._open_ports(vcpus, fifo=fifo)
         self.served: Counter[str] = Counter()
+
+    def _open_ports(self, vcpus: int, *, fifo: bool) -> list[int]:
+        """For two IPIs of each vCPU, VIRQ_TIMER, and one that nobody has bound."""
+        channels, mfns = self.guest.domain.event_channels, self.guest.mfns
+        with self.machine.lock:
+            if fifo:
+                for vcpu_id in range(vcpus):
+                    channels.init_control(vcpu_id, mfns[CONTROL], 128 * vcpu_id)
+                channels.expand_array(mfns[WORDS])
+            ports = [channels.bind_ipi(vcpu_id) for vcpu_id in (*range(vcpus), *range(vcpus))]
+            ports += [channels.bind_virq(xen.VIRQ_TIMER, 0), channels.alloc_unbound(0)]
+            if fifo:
+                channels.set_priority(ports[0], 2)
+        return ports
 
     @property
     def vcpu(self) -> Vcpu:
@@ -89,13 +114,18 @@ class Side:
 
     def write_table(self, address: int, rip: int, rax: int, rcx: int, flags: int) -> None:
         """The guest's kernel has executed the instruction at ``rip``, which writes to a page table at ``address``."""
+        state = self.vcpu.state
+        state.rax, state.rcx, state.cr2 = rax, rcx, address
+        self.exception("table write", rip, flags, traps.VECTOR_PF, 3)
+
+    def exception(self, name: str, rip: int, flags: int, vector: int, error_code: int) -> None:
+        """The guest's kernel has executed the instruction at ``rip``."""
         vcpu, state = self.vcpu, self.vcpu.state
         with self.machine.lock:
-            state.rax, state.rcx, state.rip, state.cr2, state.rflags = rax, rcx, rip, address, flags
-            state.rsp = self.guest.at(ARGUMENTS + 1, 2048)
-            state.exit_reason, state.vector, state.error_code = ExitReason.EXCEPTION, traps.VECTOR_PF, 3
+            state.rip, state.rflags, state.rsp = rip, flags, self.guest.at(ARGUMENTS + 1, 2048)
+            state.exit_reason, state.vector, state.error_code = ExitReason.EXCEPTION, vector, error_code
             served = self.native and vcpu.cpu.serve_exit()
-            self.served[f"table write {'natively' if served else 'by Python'}"] += 1
+            self.served[f"{name} {'natively' if served else 'by Python'}"] += 1
             if not served:
                 exits.on_exception(vcpu)
 
@@ -110,12 +140,21 @@ class Side:
         is why its last type counts only by what ``check_flushes`` says of it."""
         state, vcpus, frames = self.vcpu.state, self.guest.domain.vcpus, self.machine.frames
         held = frames.type_counts != 0
-        registers = (state.rax, state.rip, state.rcx, state.r11, state.rdx, state.r10, state.rflags, state.cr3, state.cr0)
+        registers = (state.rsp, state.rax, state.rip, state.rcx, state.r11, state.rdx, state.r10, state.rflags, state.cr3, state.cr0)
         roots = [(vcpu.kernel_root, vcpu.user_root, vcpu.kernel_sp, vcpu.kernel_ss, vcpu.gs_base_other, vcpu.cr0) for vcpu in vcpus]
         counts = sorted(self.guest.domain.hypercall_counts().items())
         arrays = (frames.counts, frames.type_counts, frames.types * held, frames.flags_array, self.machine.memory.owners)
         domain = self.guest.domain
-        return [registers, roots, counts, domain.total_pages, domain.is_shut_down, *(array.tobytes() for array in arrays)]
+        return [registers, roots, counts, domain.total_pages, domain.is_shut_down, *self._events(), *(array.tobytes() for array in arrays)]
+
+    def _events(self) -> list[object]:
+        """All that the hypervisor and the guest, outside its own pages, have of events and of the one-shot timers."""
+        octets, domain = self.machine.memory.octets, self.guest.domain
+        found: list[object] = [bytes(octets[domain.shared_info + 2048 : domain.shared_info + 3072]), domain.native_ports.queues.tobytes()]
+        for vcpu in domain.vcpus:
+            found += [bytes(octets[vcpu.info : vcpu.info + 16]), list(vcpu.gate.event_tails), vcpu.blocked, vcpu.polled_port]
+            found.append(vcpu.gate.timer_deadline)
+        return found
 
 
 class Pair:
@@ -123,13 +162,13 @@ class Pair:
 
     def __init__(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.random = random.Random(seed)
-        vcpus = self.random.choice((1, 2))
+        vcpus, fifo = self.random.choice((1, 2)), self.random.random() < 0.7
         #: Few, so that each is met again.
         self.writes = self.random.sample(range(len(WRITES)), 3)
         monkeypatch.delenv("PYXEN_GATE", raising=False)
-        self.native = Side(vcpus)
+        self.native = Side(vcpus, fifo=fifo)
         monkeypatch.setenv("PYXEN_GATE", "python")
-        self.python = Side(vcpus)
+        self.python = Side(vcpus, fifo=fifo)
         assert self.native.native and not self.python.native
         assert self.native.guest.mfns == self.python.guest.mfns
         guest = self.native.guest
@@ -184,7 +223,7 @@ class Pair:
         done = self.random.choice((0, self.address(DONE)))
         foreign = self.random.choice((*(SELF,) * 9, guest.domid, SELF + 1 << 16 | SELF, self.native.giver.domid, 0))
         count = self.random.choice((1, 1, 1, 2, 2, 4))
-        kind = self.random.randrange(10)
+        kind = self.random.randrange(13)
         if kind < 4:
             data = b"".join(self.update() for _ in range(count))
             wanted = self.random.choice((count, count, count | 1 << 63, count | 1 << 31))
@@ -198,6 +237,16 @@ class Pair:
             )
             flags = self.random.choice((0, 1, 2, 3, 4 | 1, 4 | 2, self.address(DONE) | 1))
             return "update_va_mapping", xen.HYPERVISOR_update_va_mapping, (where, self.entry(), flags), b""
+        if kind < 11:
+            port = self.random.choice((*self.native.ports, *self.native.ports, 0, 77, 5000, 1 << 17, 1 << 31))
+            command = self.random.choice((events.EVTCHNOP_send,) * 9 + (events.EVTCHNOP_unmask,))
+            return "event_channel_op", xen.HYPERVISOR_event_channel_op, (command, place), struct.pack("<I", port)
+        if kind < 12:
+            set_timer, stop = vcpus.VCPUOP_set_singleshot_timer, vcpus.VCPUOP_stop_singleshot_timer
+            command = self.random.choice((vcpus.VCPUOP_is_up, set_timer, set_timer, set_timer, stop, 99))
+            arguments = (command, self.random.choice((0, 0, 0, 1, 2, 8000, 1 << 32)), place)
+            data = struct.pack("<QI4x", self.random.choice(DEADLINES), self.random.choice((0, 0, 0, 1)))
+            return "vcpu_op", xen.HYPERVISOR_vcpu_op, arguments, data
         number, arguments = self.random.choice(
             ((xen.HYPERVISOR_stack_switch, (0x10, 0x8000)), (xen.HYPERVISOR_fpu_taskswitch, (self.random.randrange(2),)),
              (xen.HYPERVISOR_set_segment_base, (self.random.randrange(4), self.random.choice((0, 0x7000, 1 << 62)))),
@@ -225,11 +274,20 @@ class Pair:
             assert _leave(self.native, mfn) == _leave(self.python, mfn)
         elif kind < 0.39:
             self._map_grant(self.random.choice(GRANTED), self.random.randrange(DONE + 1, PAGES), self.random.randrange(2))
-        elif kind < 0.55:
+        elif kind < 0.53:
             self._write_table()
             return
-        name, number, arguments, data = self.several() if self.random.random() < 0.3 else self.simple(self.random.choice((0, 0, 4088)))
-        offset = arguments[0] & 0xFFF if data else 0
+        elif kind < 0.56:
+            self._set_interrupt_flag()
+            return
+        elif kind < 0.62:
+            self._disturb_events()
+        offset = self.random.choice((0, 0, 4088))
+        if self.random.random() < 0.3:
+            name, number, arguments, data = self.several()
+            offset = arguments[0] & 0xFFF
+        else:
+            name, number, arguments, data = self.simple(offset)
         counters = self._counters()
         before = self.native.machine.frames
         old = (before.types.copy(), before.type_counts.copy(), before.stamps.copy(), before.clock)
@@ -292,6 +350,40 @@ class Pair:
             side.write_table(where, side.guest.at(ARGUMENTS, WRITE_STEP * place), rax & MASK64, rcx & MASK64, flags)
         self.compare(f"{name} of {size} octets in slot {slot} at {offset}: {old:#x}, RAX {rax:#x}, RCX {rcx:#x}")
 
+    def _set_interrupt_flag(self) -> None:
+        """cli, sti, or something else that is #GP."""
+        octet, iopl, error = (
+            self.random.choice((0xFA, 0xFA, 0xFB, 0xF4)),
+            self.random.choice((0, 1, 1, 3)),
+            self.random.choice((0, 0, 0, 8)),
+        )
+        flags = self.random.choice((2, 2, 0x202, 0x102, 0x10202))
+        for side in self.sides:
+            side.vcpu.iopl = iopl
+            side.put(side.guest.mfns[ARGUMENTS], 0, bytes((octet,)) * 4096)
+            side.exception("cli, sti", side.guest.at(ARGUMENTS, 5), flags, traps.VECTOR_GP, error)
+        self.compare(f"{octet:#x} at IOPL {iopl}, flags {flags:#x}")
+
+    def _disturb_events(self) -> None:
+        """The guest writes to the words of its queues, handles what is pending, or masks it; a vCPU sleeps."""
+        word = self.random.choice(WORD_FLAGS) | self.random.choice((0, 0, *self.native.ports, 900))
+        port, masked = self.random.choice(self.native.ports), self.random.randrange(2)
+        kind = self.random.randrange(4)
+        poll = self.random.choice((None, None, -1, self.native.ports[0], 900))
+        for side in self.sides:
+            octets, last = side.machine.memory.octets, side.guest.domain.vcpus[-1]
+            if kind == 0:
+                side.put(side.guest.mfns[WORDS], 4 * port, struct.pack("<I", word))
+            elif kind == 1:
+                octets[last.info : last.info + 16] = bytes((0, masked)) + bytes(14)
+                side.put(side.guest.mfns[CONTROL], 0, bytes(4096))
+            elif kind == 2:
+                shared = side.guest.domain.shared_info
+                octets[shared + 2048 : shared + 3072] = bytes(512) + bytes((0xAA * masked,)) * 512
+            elif last is not side.vcpu:
+                last.blocked = masked
+                last.polled_port = poll if masked else None
+
     # -- what must be ------------------------------------------------------------------------------------------------------
     def compare(self, what: str, *, entries: int = 0) -> None:
         """``entries`` of a multicall hold what was left of their arguments when Python took over, as after a preemption."""
@@ -350,6 +442,7 @@ def totals() -> Iterator[Counter[str]]:
 @pytest.mark.timeout(60 + CALLS // 50)
 def test_native_code_does_what_python_does(monkeypatch: pytest.MonkeyPatch, totals: Counter[str]) -> None:
     monkeypatch.setattr(preemption, "SLICE_NS", 10**12)  # a busy machine changes no count
+    monkeypatch.setattr(Domain, "add_timer", lambda domain, deadline_ns, callback: Timer(deadline_ns, callback))  # none ever fires
     calls, seed = 0, SEED
     while calls < CALLS:
         pair = Pair(seed, monkeypatch)
@@ -365,6 +458,6 @@ def test_native_code_does_what_python_does(monkeypatch: pytest.MonkeyPatch, tota
         pair.close()
         seed += 1
     print(f"\n{calls} calls on {seed - SEED} machines: {sorted(totals.items())}")
-    for name in ("mmu_update", "mmuext_op", "update_va_mapping", "multicall", "table write"):
-        assert totals[f"{name} natively"] > CALLS / 100, totals
+    for name in ("mmu_update", "mmuext_op", "update_va_mapping", "multicall", "table write", "event_channel_op", "vcpu_op", "cli, sti"):
+        assert totals[f"{name} natively"] > CALLS / 200, totals
         assert totals[f"{name} by Python"] > 0, totals

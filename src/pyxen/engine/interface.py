@@ -167,8 +167,8 @@ def injected_event(kind: EventType, vector: int, *, has_error_code: bool = False
 
 
 class VirtualCpu(Protocol):
-    """One virtual CPU. Every method but ``kick`` and ``invalidate_frame`` belongs to the thread that runs the vCPU, or to one that
-    knows it is not running."""
+    """One virtual CPU. Every method but ``kick``, ``notify`` and ``invalidate_frame`` belongs to the thread that runs the vCPU, or to one
+    that knows it is not running."""
 
     state: CpuState
 
@@ -177,6 +177,12 @@ class VirtualCpu(Protocol):
 
     def kick(self) -> None:
         """Make the current or the next ``run`` return KICK soon, without splitting an instruction. From any thread; sticky."""
+
+    def notify(self) -> None:
+        """As a kick, but what the native gate can deliver by itself does not end the run. From any thread."""
+
+    def stop_alarm(self) -> None:
+        """The one-shot timer in the gate's block, if native code has armed it, is the caller's from now on."""
 
     def flush_tlb_page(self, address: int) -> None:
         """Forget the translation of one linear address (both privilege tags)."""
@@ -247,6 +253,9 @@ class Engine(Protocol):
 
     def tsc(self) -> int:
         """The counter that RDTSC of a guest without scale and offset reads now."""
+
+    def set_clock(self, tsc: int, system_time_ns: int, multiplier: int) -> None:
+        """System time is ``system_time_ns`` when the counter reads ``tsc``, and ``multiplier`` / 2**32 more each tick. No vCPU runs."""
 
     def validate(self, gate: int, mfn: int, level: int) -> bool:
         """Check the page table ``mfn`` and take all its references, for the domain of the gate block at ``gate``, which is attached. False:

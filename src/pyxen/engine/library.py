@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyxen.engine.interface import CpuState, EngineError, Segment, Table
 
-ENGINE_VERSION = 4
+ENGINE_VERSION = 5
 LIBRARY_NAME = "libpyxen-engine.so"
 
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
@@ -22,6 +22,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_lock_exit": (py_object, [py_object, c_void_p, c_ssize_t]),
     "pyxen_lock_restore": (c_int, [c_void_p, c_uint32]),
     "pyxen_lock_release_all": (c_uint32, [c_void_p]),
+    "pyxen_machine_set_clock": (None, [c_void_p, c_uint64, c_uint64, c_uint64]),
     "pyxen_machine_has_code": (c_int, [c_void_p, c_uint64]),
     "pyxen_machine_set_bits": (c_uint64, [c_void_p, c_uint64, c_uint64]),
     "pyxen_machine_clear_bits": (c_uint64, [c_void_p, c_uint64, c_uint64]),
@@ -32,6 +33,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "pyxen_cpu_halt": (None, [c_void_p]),
     "pyxen_cpu_run": (c_int, [c_void_p]),
     "pyxen_cpu_kick": (None, [c_void_p]),
+    "pyxen_cpu_notify": (None, [c_void_p]),
+    "pyxen_cpu_stop_alarm": (None, [c_void_p]),
     "pyxen_cpu_flush_tlb_page": (None, [c_void_p, c_uint64]),
     "pyxen_cpu_invalidate_frame": (None, [c_void_p, c_uint64]),
     "pyxen_cpu_set_physical_map": (None, [c_void_p, c_void_p, c_uint64]),

@@ -51,7 +51,7 @@ class UnicornCpu:
     the same under the kernel's and the user's root.
     """
 
-    __slots__ = ("__weakref__", "_flush_page", "_handle", "_invalidate", "_kick", "_lock", "_machine", "_quick", "run", "state")
+    __slots__ = ("__weakref__", "_flush_page", "_handle", "_invalidate", "_kick", "_lock", "_machine", "_notify", "_quick", "run", "state")
 
     #: Runs until the next exit; its ``ExitReason`` value. The bound C function itself, since this is the hottest call there is.
     run: Callable[[], int]
@@ -68,6 +68,7 @@ class UnicornCpu:
         self._handle: int | None = handle
         self._lock = threading.Lock()  # close against kick and invalidate_frame, which other threads may be in
         self._kick = quick.pyxen_cpu_kick
+        self._notify = quick.pyxen_cpu_notify
         self._flush_page = quick.pyxen_cpu_flush_tlb_page
         self._invalidate = quick.pyxen_cpu_invalidate_frame
         run = machine.library.run.pyxen_cpu_run
@@ -83,6 +84,14 @@ class UnicornCpu:
         with self._lock:
             if self._handle:
                 self._kick(self._handle)
+
+    def notify(self) -> None:
+        with self._lock:
+            if self._handle:
+                self._notify(self._handle)
+
+    def stop_alarm(self) -> None:
+        self._quick.pyxen_cpu_stop_alarm(self._handle)
 
     def flush_tlb_page(self, address: int) -> None:
         self._flush_page(self._handle, address)
@@ -184,6 +193,9 @@ class UnicornEngine:
 
     def tsc(self) -> int:
         return self._tsc()  # type: ignore[no-any-return]
+
+    def set_clock(self, tsc: int, system_time_ns: int, multiplier: int) -> None:
+        self._quick.pyxen_machine_set_clock(self._handle, tsc, system_time_ns, multiplier)
 
     def validate(self, gate: int, mfn: int, level: int) -> bool:
         return self._table(gate, mfn, level, 1) != 0  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from pyxen.hypervisor.dom0_interface import GrantLimits, HypercallError, Shutdow
 from pyxen.hypervisor.event_channel import EventChannels
 from pyxen.hypervisor.frame_hold import FrameHold
 from pyxen.hypervisor.frame_table import ALLOCATED, NONE, WRITABLE, XEN_HEAP
-from pyxen.hypervisor.gate import BLOCKS_SIZE, GateDomain, GateMember, KnownWrites, is_wanted, join
+from pyxen.hypervisor.gate import BLOCKS_SIZE, GateDomain, GateMember, GatePorts, KnownWrites, is_wanted, join
 from pyxen.hypervisor.grant_table import GrantTable
 from pyxen.hypervisor.guest_counter import GuestCounter
 from pyxen.hypervisor.hooks import LifecycleEvent
@@ -58,12 +58,14 @@ class Domain:
     #: Not 0 while ``Hypervisor.breathe`` has given up the lock in the middle of work on this domain.
     exclusive = GateMember()
     vm_assist = GateMember()  #: bitmap of VMASST_TYPE_* that are on
+    shared_info = GateMember()
 
     def __init__(self, hypervisor: Hypervisor, domid: int, *, kind: str, handle: bytes, max_evtchn_port: int, pool: CpuPool) -> None:
         self.hypervisor = hypervisor
         self.domid = domid
         self.gate = GateDomain(ctypes.addressof(hypervisor.frames.block), domid)
         self.known_writes = KnownWrites(self.gate)
+        self.native_ports = GatePorts(self.gate)
         self.native_gate = 0  #: address of a vCPU's gate block, while native code may work on its page tables
         self.kind = kind
         self.handle = handle

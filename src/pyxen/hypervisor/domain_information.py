@@ -80,6 +80,9 @@ def domain_counters(domain: Domain) -> DomainCounters:
                 "event_upcall": gate.upcalls,
                 "page_table_write": gate.table_writes,
                 "cpuid": gate.cpuids,
+                "event_sent": gate.events_sent,
+                "timer": gate.timer_events,
+                "interrupt_flag": gate.interrupt_flags,
             }
         )
         native_hypercalls.update({_hypercall_name(number): count for number, count in enumerate(gate.hypercalls) if count})
@@ -101,8 +104,8 @@ def _vcpu_info(vcpu: Vcpu, now: int) -> VcpuInfo:
     unit, times = vcpu.unit, vcpu.runstate.snapshot(now)
     return VcpuInfo(
         vcpu=vcpu.vcpu_id,
-        online=vcpu.online,
-        blocked=vcpu.blocked,
+        online=bool(vcpu.online),
+        blocked=bool(vcpu.blocked),
         running=unit.processor is not None,
         cpu_time_ns=times[RUNSTATE_running],
         cpu=max(unit.last, 0),

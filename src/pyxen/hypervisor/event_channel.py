@@ -45,7 +45,12 @@ class EventChannels:
         self._max_port = max_port
         self._ports: dict[int, Channel] = {}
         self._free = FreePorts()
-        self._delivery: Delivery = TwoLevelDelivery(domain) if domain.domid else HandlerDelivery(domain)
+        self._native = domain.native_ports
+        self._use(TwoLevelDelivery(domain) if domain.domid else HandlerDelivery(domain))
+
+    def _use(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._native.use(delivery.abi)
 
     # -- ports -----------------------------------------------------------------------------------------------------
     def _take_port(self) -> int:
@@ -121,6 +126,8 @@ class EventChannels:
         channel = self._open(self._take_port(), EVTCHNSTAT_virq)
         channel.virq, channel.vcpu_id = virq, vcpu_id
         vcpu.virqs[virq] = channel.port
+        if virq == VIRQ_TIMER:
+            vcpu.timer_port = channel.port
         return channel.port
 
     def bind_ipi(self, vcpu_id: int) -> int:
@@ -128,6 +135,7 @@ class EventChannels:
         self._vcpu(vcpu_id)
         channel = self._open(self._take_port(), EVTCHNSTAT_ipi)
         channel.vcpu_id = vcpu_id
+        self._native.ipis[channel.port] = 1 + vcpu_id
         return channel.port
 
     def bind_pirq(self, pirq: int) -> int:
@@ -148,7 +156,11 @@ class EventChannels:
         """EVTCHNOP_close. The other end of an interdomain channel becomes unbound. EINVAL."""
         channel = self._existing(port)
         if channel.state == EVTCHNSTAT_virq:
-            del self._virq_owner(channel).virqs[channel.virq]
+            owner = self._virq_owner(channel)
+            del owner.virqs[channel.virq]
+            if channel.virq == VIRQ_TIMER:
+                owner.timer_port = 0
+        self._native.ipis[port] = 0
         self._detach_peer(channel)
         del self._ports[port]
         self._delivery.clear_pending(channel)
@@ -200,7 +212,7 @@ class EventChannels:
     def _use_two_level(self) -> None:
         if isinstance(self._delivery, FifoDelivery):
             self._delivery.release()
-            self._delivery = TwoLevelDelivery(self._domain)
+            self._use(TwoLevelDelivery(self._domain))
             self._free.release_busy()
 
     def destroy(self, give_way: Callable[[], None]) -> None:
@@ -214,6 +226,8 @@ class EventChannels:
             give_way()
         for vcpu in self._domain.vcpus:
             vcpu.virqs.clear()
+            vcpu.timer_port = 0
+        self._native.ipis[:] = 0
         self._use_two_level()
 
     # -- the FIFO ABI ------------------------------------------------------------------------------------------------
@@ -230,7 +244,7 @@ class EventChannels:
             if before.is_pending(channel.port):
                 before.clear_pending(channel)
                 fifo.take_over(channel)
-        self._delivery = fifo
+        self._use(fifo)
 
     def expand_array(self, mfn: int) -> None:
         """EVTCHNOP_expand_array. EOPNOTSUPP with the 2-level ABI, ENOSPC, EINVAL."""

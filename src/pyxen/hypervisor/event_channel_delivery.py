@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyxen.abi.event_channel import EVTCHN_FIFO_NR_CHANNELS, EVTCHNSTAT_closed
 from pyxen.hypervisor.dom0_interface import HypercallError
+from pyxen.hypervisor.gate import EventAbi
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -41,6 +42,8 @@ class Channel:
 
 class Delivery(Protocol):
     """One ABI for the events of one domain (Xen's evtchn_port_ops)."""
+
+    abi: EventAbi
 
     @property
     def ports(self) -> int:
@@ -86,6 +89,7 @@ class HandlerDelivery:
     """The embedded Domain 0: an event is a call of the port's handler. Nothing is pending or masked; whoever needs time
     makes one turn of work out of any number of calls."""
 
+    abi = EventAbi.HANDLERS
     ports = EVTCHN_FIFO_NR_CHANNELS
 
     def __init__(self, domain: Domain) -> None:

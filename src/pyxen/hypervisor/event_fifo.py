@@ -27,6 +27,7 @@ from pyxen.abi.event_channel import (
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.event_channel_delivery import Channel, mark_events_pending, wake_pollers
 from pyxen.hypervisor.frame_table import WRITABLE
+from pyxen.hypervisor.gate import EventAbi, queue_number
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -42,19 +43,30 @@ LINK_ATTEMPTS = 4
 
 
 class Queue:
-    """Events of one priority for one vCPU. ``tail`` is the port appended last, 0 for none; it may have been consumed since."""
+    """Events of one priority for one vCPU."""
 
-    __slots__ = ("priority", "tail", "vcpu")
+    __slots__ = ("_tails", "number", "priority", "vcpu")
 
     def __init__(self, vcpu: Vcpu, priority: int) -> None:
         self.vcpu = vcpu
         self.priority = priority
-        self.tail = 0
+        self.number = queue_number(vcpu.vcpu_id, priority)
+        self._tails = vcpu.gate.event_tails
+
+    @property
+    def tail(self) -> int:
+        """The port appended last, 0 for none; it may have been consumed since."""
+        return int(self._tails[self.priority])
+
+    @tail.setter
+    def tail(self, port: int) -> None:
+        self._tails[self.priority] = port
 
 
 class FifoDelivery:
     """See ``Delivery``. Holds a writable reference on each page that the guest named."""
 
+    abi = EventAbi.FIFO
     ports = EVTCHN_FIFO_NR_CHANNELS
 
     def __init__(self, domain: Domain) -> None:
@@ -64,13 +76,8 @@ class FifoDelivery:
         self._doublewords = domain.hypervisor.memory.doublewords
         #: MFNs of the pages of event words.
         self._array: list[int] = []
-        #: Machine address of each vCPU's control block.
-        self._control: dict[int, int] = {}
         self._queues = [[Queue(vcpu, priority) for priority in range(EVTCHN_FIFO_MAX_QUEUES)] for vcpu in domain.vcpus]
-        #: The queue that each port was appended to last. Kept when the port is closed: it may still be that queue's tail.
-        self._last: dict[int, Queue] = {}
-        #: Priorities that are not the default.
-        self._priorities: dict[int, int] = {}
+        self._native = domain.native_ports
         #: Ports that became pending before the guest gave their words.
         self._early: dict[int, Channel] = {}
 
@@ -88,10 +95,10 @@ class FifoDelivery:
         """EVTCHNOP_init_control, for one vCPU, once. EINVAL."""
         if offset > LAST_CONTROL_OFFSET or offset & 7:
             raise HypercallError(errno.EINVAL, f"a control block at offset {offset:#x} of its page")
-        if vcpu.vcpu_id in self._control:
+        if vcpu.event_control:
             raise HypercallError(errno.EINVAL, f"vCPU {vcpu.vcpu_id} has a control block")
         mfn = self._hold(mfn)
-        self._control[vcpu.vcpu_id] = (mfn << 12) + offset
+        vcpu.event_control = (mfn << 12) + offset
 
     def expand_array(self, mfn: int) -> None:
         """EVTCHNOP_expand_array: words for 1024 more ports. Events that came too early for them are delivered. ENOSPC, EINVAL."""
@@ -99,6 +106,7 @@ class FifoDelivery:
             raise HypercallError(errno.ENOSPC, "the event array is complete")
         mfn = self._hold(mfn)
         first = len(self._array) * WORDS_PER_PAGE
+        self._native.add_page(len(self._array), mfn)
         self._array.append(mfn)
         if self._early:
             for port in range(first, first + WORDS_PER_PAGE):
@@ -113,14 +121,18 @@ class FifoDelivery:
     def held_frames(self) -> Iterator[int]:
         """MFNs with a general and a writable reference each, as often as they are held."""
         yield from self._array
-        for address in self._control.values():
-            yield address >> 12
+        for vcpu in self._domain.vcpus:
+            if vcpu.event_control:
+                yield vcpu.event_control >> 12
 
     def release(self) -> None:
         """See Delivery."""
         for mfn in self.held_frames():
             self._frames.put_page_and_type(mfn)
-        self._array, self._control = [], {}
+        self._array = []
+        for vcpu in self._domain.vcpus:
+            vcpu.event_control = 0
+            vcpu.gate.event_tails[:] = [0] * EVTCHN_FIFO_MAX_QUEUES
 
     # -- bits of words --------------------------------------------------------------------------------------------------
     def _word(self, port: int) -> int:
@@ -144,7 +156,7 @@ class FifoDelivery:
     # -- events ---------------------------------------------------------------------------------------------------------
     def opened(self, channel: Channel) -> None:
         """See Delivery."""
-        self._priorities.pop(channel.port, None)
+        self._native.priorities[channel.port] = 0
 
     def set_pending(self, channel: Channel) -> None:
         """See Delivery."""
@@ -154,27 +166,29 @@ class FifoDelivery:
             self._early[port] = channel
             return
         was_pending = self._set(address, PENDING)
-        if channel.vcpu_id not in self._control:
+        if not self._domain.vcpus[channel.vcpu_id].event_control:
             # The guest must not unmask before there is one, so there is nothing that it could miss.
             self._log(f"vCPU {channel.vcpu_id} has no control block for FIFO events")
         elif not self._doublewords[address >> 2] & MASKED and not self._set(address, LINKED):
-            self._append(port, self._queues[channel.vcpu_id][self._priorities.get(port, EVTCHN_FIFO_PRIORITY_DEFAULT)])
+            self._append(port, self._queues[channel.vcpu_id][self._priority(port)])
         if not was_pending:
             wake_pollers(self._domain, port)
 
     def _append(self, port: int, queue: Queue) -> None:
         """Put a port that was just marked LINKED at the queue's end."""
-        last = self._last.get(port)
-        if last is not None and last.tail == port:
-            # It was consumed there, so that queue is empty; what comes next must not be linked to a word of another queue.
-            last.tail = 0
-        self._last[port] = queue
+        number = int(self._native.queues[port])
+        if number:
+            last = self._queues[(number - 1) // EVTCHN_FIFO_MAX_QUEUES][(number - 1) % EVTCHN_FIFO_MAX_QUEUES]
+            if last.tail == port:
+                # It was consumed there, so that queue is empty; what comes next must not be linked to a word of another queue.
+                last.tail = 0
+        self._native.queues[port] = queue.number
         linked = bool(queue.tail) and self._link(self._word(queue.tail), port)
         queue.tail = port
         if linked:
             return
         vcpu = queue.vcpu
-        control = self._control[vcpu.vcpu_id]
+        control = vcpu.event_control
         self._doublewords[(control + HEADS_OFFSET >> 2) + queue.priority] = port
         if not self._set(control, 1 << queue.priority):
             mark_events_pending(vcpu)
@@ -236,10 +250,13 @@ class FifoDelivery:
         """See Delivery. Events that are queued stay where they are."""
         if priority > EVTCHN_FIFO_PRIORITY_MIN:
             raise HypercallError(errno.EINVAL, f"priority {priority}")
-        self._priorities[port] = priority
+        self._native.priorities[port] = 1 + priority
 
     def describe(self, port: int) -> str:
         """See Delivery."""
         word = self._value(port)
         link = f"linked {word & EVTCHN_FIFO_LINK_MASK}" if word & LINKED else "not linked"
-        return f"FIFO, priority {self._priorities.get(port, EVTCHN_FIFO_PRIORITY_DEFAULT)}, {link}"
+        return f"FIFO, priority {self._priority(port)}, {link}"
+
+    def _priority(self, port: int) -> int:
+        return int(self._native.priorities[port] or 1 + EVTCHN_FIFO_PRIORITY_DEFAULT) - 1

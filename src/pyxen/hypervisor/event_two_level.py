@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.abi.xen import shared_info
 from pyxen.hypervisor.event_channel_delivery import Channel, mark_events_pending, refuse_priority, wake_pollers
+from pyxen.hypervisor.gate import EventAbi
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -15,6 +16,8 @@ PENDING_OFFSET: int = shared_info.evtchn_pending.offset
 
 class TwoLevelDelivery:
     """See ``Delivery``. Needs the domain's shared info page. Ports that a 32-bit guest has no bits for stay silent."""
+
+    abi = EventAbi.TWO_LEVEL
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain

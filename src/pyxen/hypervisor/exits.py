@@ -31,7 +31,8 @@ FORCED_EMULATION_PREFIX = b"\x0f\x0bxen"
 
 
 def on_kick(vcpu: Vcpu) -> None:
-    """Nothing: the loop looks for pending work before every entry."""
+    """The loop looks for pending work before every entry; but the kick may have been the one-shot timer's alarm."""
+    vcpu.one_shot_timer.look()
 
 
 def on_syscall(vcpu: Vcpu) -> None:

@@ -8,18 +8,33 @@ with ``PYXEN_GATE=python`` in the environment they do all the work, on the same 
 from __future__ import annotations
 
 import ctypes
+import enum
 import os
 from dataclasses import dataclass
 from typing import Protocol, overload
 
+import numpy as np
+import numpy.typing as npt
+
+from pyxen.abi.event_channel import EVTCHN_FIFO_MAX_QUEUES as QUEUES
+from pyxen.abi.event_channel import EVTCHN_FIFO_NR_CHANNELS as PORTS
 from pyxen.hypervisor.frame_table import FrameBlock
 
 SEGMENTS = 4
 HYPERCALLS = 64
 WRITES = 64
 CPUID = 64
+EVENT_PAGES = PORTS // 1024
 CODE_OCTETS = 15
 VECTORS = 256
+
+
+class EventAbi(enum.IntEnum):
+    """How a domain gets its events."""
+
+    HANDLERS = 0  #: the embedded Domain 0, not for native code
+    TWO_LEVEL = 1
+    FIFO = 2
 
 
 class GateTrap(ctypes.Structure):
@@ -77,6 +92,13 @@ class GateDomain(ctypes.Structure):
         ("per_domain_entry", ctypes.c_uint64),
         ("exclusive", ctypes.c_uint64),
         ("vm_assist", ctypes.c_uint64),
+        ("shared_info", ctypes.c_uint64),
+        ("event_abi", ctypes.c_uint64),
+        ("event_ipis", ctypes.c_void_p),
+        ("event_pages_used", ctypes.c_uint64),
+        ("event_pages", ctypes.c_void_p),
+        ("event_priorities", ctypes.c_void_p),
+        ("event_queues", ctypes.c_void_p),
         ("writes", GateWrite * WRITES),
     ]
 
@@ -100,6 +122,7 @@ class GateBlock(ctypes.Structure):
         ("nmi_pending", ctypes.c_uint64),
         ("nmi_active", ctypes.c_uint64),
         ("architectural_iopl", ctypes.c_uint64),
+        ("iopl", ctypes.c_uint64),
         ("ldt_start", ctypes.c_uint64),
         ("ldt_end", ctypes.c_uint64),
         ("system_calls", ctypes.c_uint64),
@@ -108,6 +131,9 @@ class GateBlock(ctypes.Structure):
         ("table_writes", ctypes.c_uint64),
         ("cpuids", ctypes.c_uint64),
         ("cpuid_faulting", ctypes.c_uint64),
+        ("events_sent", ctypes.c_uint64),
+        ("timer_events", ctypes.c_uint64),
+        ("interrupt_flags", ctypes.c_uint64),
         ("domain", ctypes.c_void_p),
         ("next", ctypes.c_void_p),
         ("cpu", ctypes.c_void_p),
@@ -115,6 +141,14 @@ class GateBlock(ctypes.Structure):
         ("in_guest", ctypes.c_uint64),
         ("flush_clock", ctypes.c_uint64),
         ("flushes", ctypes.c_uint64),
+        ("blocked", ctypes.c_uint64),
+        ("online", ctypes.c_uint64),
+        ("polled", ctypes.c_int64),
+        ("timer_port", ctypes.c_uint64),
+        ("timer_deadline", ctypes.c_uint64),
+        ("timer_native", ctypes.c_uint64),
+        ("event_control", ctypes.c_uint64),
+        ("event_tails", ctypes.c_uint32 * QUEUES),
         ("hypercalls", ctypes.c_uint64 * HYPERCALLS),
         ("code", GateSegment * SEGMENTS),
         ("stack", GateSegment * SEGMENTS),
@@ -219,6 +253,46 @@ class KnownWrites:
         known.code[: len(code)] = code
         known.operation, known.size, known.source, known.source_shift, known.immediate = operation, size, source, source_shift, immediate
         known.length = len(code)
+
+
+class GatePorts:
+    """What native code has to know of a domain's event channels; all under the hypervisor's lock. Arrays have an element for each port, and
+    most of their memory is never touched."""
+
+    def __init__(self, block: GateDomain) -> None:
+        self._block = block
+        #: 1 + the vCPU that an IPI's port notifies; 0 for other ports.
+        self.ipis: npt.NDArray[np.uint16] = np.zeros(PORTS, np.uint16)
+        block.event_ipis = self.ipis.ctypes.data
+        self._forget_fifo()
+
+    def use(self, abi: EventAbi) -> None:
+        """That of the domain's events from now on."""
+        self._block.event_abi = abi
+        if abi is not EventAbi.FIFO:
+            self._forget_fifo()
+
+    def _forget_fifo(self) -> None:
+        self._block.event_pages_used = 0
+        self.pages: npt.NDArray[np.uint32] = np.zeros(EVENT_PAGES, np.uint32)
+        #: 1 + the priority; 0 for the default.
+        self.priorities: npt.NDArray[np.uint8] = np.zeros(PORTS, np.uint8)
+        #: The queue that each port was appended to last, as ``queue_number`` has it; 0 for none. Kept when the port is closed: it may
+        #: still be that queue's tail.
+        self.queues: npt.NDArray[np.uint16] = np.zeros(PORTS, np.uint16)
+        self._block.event_pages = self.pages.ctypes.data
+        self._block.event_priorities = self.priorities.ctypes.data
+        self._block.event_queues = self.queues.ctypes.data
+
+    def add_page(self, number: int, mfn: int) -> None:
+        """Words of the FIFO ABI for more ports."""
+        self.pages[number] = mfn
+        self._block.event_pages_used = number + 1
+
+
+def queue_number(vcpu_id: int, priority: int) -> int:
+    """In ``GatePorts.queues``."""
+    return 1 + QUEUES * vcpu_id + priority
 
 
 #: Of all blocks that the engine has to know the layout of.

@@ -38,6 +38,7 @@ class GuestTime:
 
     def __init__(self, engine: Engine) -> None:
         self._tsc = engine.tsc
+        self._set_clock = engine.set_clock
         self._tsc_start, self._host_start_ns = self._moment()
         time.sleep(CALIBRATION_S)
         self._base_tsc = self._tsc_start
@@ -46,6 +47,7 @@ class GuestTime:
         self._set_rate(self._hz)
         self._steering = False
         self.generation = 1
+        self._tell_engine()
 
     @property
     def tsc_hz(self) -> float:
@@ -59,6 +61,9 @@ class GuestTime:
     def at(self, tsc: int) -> int:
         """System time when the counter reads ``tsc``, as far as can be said now."""
         return self._base_ns + ((tsc - self._base_tsc) * self._multiplier >> 32)
+
+    def _tell_engine(self) -> None:
+        self._set_clock(self._base_tsc, self._base_ns, self._multiplier)
 
     def _moment(self) -> tuple[int, int]:
         """The counter and the host's clock in nanoseconds at one moment: the tightest of several looks.
@@ -113,6 +118,7 @@ class GuestTime:
         self._hz = self._measured_hz(tsc, host_ns)
         self._set_rate(self._hz * (1 - error))
         self.generation += 1
+        self._tell_engine()
 
     def before_entry(self, vcpu: Vcpu) -> None:
         """Give the vCPU the current scale if it has an older one."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.abi import sched as abi
-from pyxen.abi.xen import VIRQ_TIMER
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.event_channel_delivery import ANY_PORT
@@ -152,25 +151,11 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
 }
 
 
-def arm_singleshot(vcpu: Vcpu, deadline_ns: int | None) -> None:
-    """VIRQ_TIMER at ``deadline_ns`` in place of whatever was armed, at once if that has passed; None disarms."""
-    if vcpu.singleshot_timer is not None:
-        vcpu.singleshot_timer.cancel()
-        vcpu.singleshot_timer = None
-    if deadline_ns is not None:
-        vcpu.singleshot_timer = vcpu.domain.add_timer(deadline_ns, lambda: _tick(vcpu))
-
-
-def _tick(vcpu: Vcpu) -> None:
-    vcpu.singleshot_timer = None
-    vcpu.domain.event_channels.send_virq(vcpu, VIRQ_TIMER)
-
-
 def set_timer_op(vcpu: Vcpu, timeout: int) -> int:
     """The one-shot timer in its old form; 0 stops it."""
     now = vcpu.hypervisor.now()
     if timeout >= SIGN or timeout - now >= FAR_AWAY_NS:
-        arm_singleshot(vcpu, now + WORKAROUND_NS)
+        vcpu.one_shot_timer.set(now + WORKAROUND_NS)
     else:
-        arm_singleshot(vcpu, timeout or None)
+        vcpu.one_shot_timer.set(timeout or None)
     return 0

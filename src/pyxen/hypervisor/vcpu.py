@@ -14,6 +14,7 @@ from pyxen.abi import vcpu as abi_vcpu
 from pyxen.engine.interface import CpuState, Dirty, VirtualCpu
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.gate import GateBlock, GateMember, KnownCpuid, KnownSegments, TrapEntry, TrapTable
+from pyxen.hypervisor.one_shot_timer import OneShotTimer
 from pyxen.hypervisor.runstate import Runstate
 from pyxen.hypervisor.timers import Timer
 
@@ -57,13 +58,18 @@ class Vcpu:
     syscall_callback = GateMember()
     syscall_masks_events = GateMember()
     cr0 = GateMember()
+    iopl = GateMember()
     nmi_pending = GateMember()
     nmi_active = GateMember()
     vcpu_id = GateMember()
     in_guest = GateMember()
     cpuid_faulting = GateMember()  #: CPUID is #GP for user space (MSR_INTEL_MISC_FEATURES_ENABLES)
     flush_clock = GateMember()
+    timer_port = GateMember()  #: of VIRQ_TIMER, 0 while it is not bound
     flushes = GateMember()  #: how many were requested
+    online = GateMember()
+    blocked = GateMember()  #: in SCHEDOP_block or poll, or halted
+    event_control = GateMember()  #: machine address of its control block of the FIFO ABI, 0 for none
 
     def __init__(self, domain: Domain, vcpu_id: int, cpu: VirtualCpu, info: int) -> None:
         self.gate = GateBlock()
@@ -81,7 +87,6 @@ class Vcpu:
         self.info_registered = False
 
         self.kernel_ss = FLAT_KERNEL_SS
-        self.iopl = 0
         self.cr4 = 0
         self.io_bitmap: tuple[int, int] | None = None
         self.emulated_traps = 0  # DR6 bits of the instruction that is being emulated
@@ -106,12 +111,9 @@ class Vcpu:
         self.current_hypercall: int | None = None
         self.info_frame = 0
         self.time_area_generation = 0
-        self.online = False
-        self.blocked = False
-        self.polled_port: int | None = None  # of SCHEDOP_poll; ANY_PORT for any
         self.pause_count = 0
         self.poll_timer: Timer | None = None
-        self.singleshot_timer: Timer | None = None
+        self.one_shot_timer = OneShotTimer(self)
         self.periodic_timer: Timer | None = None
         self.periodic_ns = 0
         self.virqs: dict[int, int] = {}
@@ -178,12 +180,21 @@ class Vcpu:
     @property
     def runnable(self) -> bool:
         """Whether it would execute guest code, if it had a processor."""
-        return self.online and not self.blocked and not self.pause_count and not self.domain.paused
+        return bool(self.online) and not self.blocked and not self.pause_count and not self.domain.paused
 
     def kick(self) -> None:
         """Make it look at its pending work before it goes on in the guest. Lock held."""
         if self.in_guest:
             self.cpu.kick()
+
+    @property
+    def polled_port(self) -> int | None:
+        """Of SCHEDOP_poll; ANY_PORT for any, None when it does not poll."""
+        return self.gate.polled or None
+
+    @polled_port.setter
+    def polled_port(self, port: int | None) -> None:
+        self.gate.polled = port or 0  # there is no port 0
 
     def settle(self) -> None:
         """What decides whether it is runnable has changed."""
@@ -202,7 +213,10 @@ class Vcpu:
 
     def event_upcall(self) -> None:
         """evtchn_upcall_pending was just set."""
-        self.wake()
+        if self.blocked:
+            self.wake()
+        elif self.in_guest:
+            self.cpu.notify()
 
     def machine_address(self, address: int, *, write: bool) -> int | None:
         """Of the octet at a linear address, for a vCPU whose guest's page tables hold guest frame numbers; None if the access faults."""
@@ -210,6 +224,7 @@ class Vcpu:
 
     def block(self) -> None:
         """Sleep until ``wake``. The thread notices when the current exit is done."""
+        self.one_shot_timer.take_over()
         self.blocked = True
         self.settle()
 
@@ -244,7 +259,8 @@ class Vcpu:
 
     def stop_timers(self) -> None:
         """Cancel everything that could still fire for this vCPU."""
-        for timer in (self.poll_timer, self.singleshot_timer, self.periodic_timer):
+        for timer in (self.poll_timer, self.periodic_timer):
             if timer is not None:
                 timer.cancel()
-        self.poll_timer = self.singleshot_timer = self.periodic_timer = None
+        self.poll_timer = self.periodic_timer = None
+        self.one_shot_timer.set(None)

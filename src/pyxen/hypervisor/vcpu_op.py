@@ -11,12 +11,13 @@ from pyxen.abi import vcpu as abi
 from pyxen.abi.arch_x86_64 import vcpu_guest_context
 from pyxen.abi.hvm.hvm_vcpu import vcpu_hvm_context
 from pyxen.abi.xen import VIRQ_TIMER, VMASST_TYPE_runstate_update_flag
-from pyxen.hypervisor import guest_access, sched_op, vcpu_context
+from pyxen.hypervisor import guest_access, vcpu_context
 from pyxen.hypervisor.dom0_interface import ShutdownReason
 from pyxen.hypervisor.domain import VCPU_INFO_SIZE
 from pyxen.hypervisor.frame_table import WRITABLE
 from pyxen.hypervisor.hvm import processor_reset
 from pyxen.hypervisor.hvm.vcpu import HvmVcpu
+from pyxen.hypervisor.sched_op import SIGN
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -153,14 +154,14 @@ def _set_singleshot(caller: Vcpu, target: Vcpu, argument: int) -> int:
     if op.flags & abi.VCPU_SSHOTTMR_future and op.timeout_abs_ns < caller.hypervisor.now():
         return -errno.ETIME
     # s_time_t is signed: what is negative has passed.
-    sched_op.arm_singleshot(caller, op.timeout_abs_ns if op.timeout_abs_ns < sched_op.SIGN else 0)
+    caller.one_shot_timer.set(op.timeout_abs_ns if op.timeout_abs_ns < SIGN else 0)
     return 0
 
 
 def _stop_singleshot(caller: Vcpu, target: Vcpu, argument: int) -> int:
     if target is not caller:
         return -errno.EINVAL
-    sched_op.arm_singleshot(caller, None)
+    caller.one_shot_timer.set(None)
     return 0
 
 

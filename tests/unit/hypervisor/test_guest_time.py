@@ -18,6 +18,15 @@ class Tsc:
     def __init__(self, hz: float) -> None:
         self.hz = hz
         self.frozen: int | None = None
+        self.clock = (0, 0, 0)
+
+    def set_clock(self, tsc: int, system_time_ns: int, multiplier: int) -> None:
+        self.clock = (tsc, system_time_ns, multiplier)
+
+    def native_time(self) -> int:
+        """What native code computes (native/pyxen_timer.c)."""
+        tsc, system_time_ns, multiplier = self.clock
+        return system_time_ns + ((self.tsc() - tsc) * multiplier >> 32)
 
     def tsc(self) -> int:
         return int(time.monotonic_ns() * self.hz / 1e9) if self.frozen is None else self.frozen
@@ -46,6 +55,7 @@ def test_guest_and_hypervisor_agree(hz: float, later: int) -> None:
     clock = GuestTime(source)  # type: ignore[arg-type]
     source.frozen = clock._base_tsc + later
     assert 0 <= clock.now() - guest_reads(image_of(clock), source.frozen) <= max(1, later >> 40)
+    assert source.native_time() == clock.now()
 
 
 def test_never_backwards(machine: Hypervisor) -> None:
@@ -71,6 +81,8 @@ def test_corrections_steer_to_the_hosts_clock() -> None:
     clock._base_ns += 30_000_000  # ahead
     clock.correct()
     assert abs(clock._multiplier / 2**32 * clock.tsc_hz / 1e9 - 0.99975) < 1e-5
+    source.frozen = source.tsc()
+    assert source.native_time() == clock.now()
 
 
 class InterruptedTsc(Tsc):

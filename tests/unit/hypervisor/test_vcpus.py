@@ -191,18 +191,33 @@ def test_singleshot(guest: SmallDomain) -> None:
     assert not channels.is_pending(port)
     assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", guest.hypervisor.now() + 3_000_000, 1) == 0
     eventually(lambda: channels.is_pending(port))
-    assert guest.vcpu.singleshot_timer is None
-    assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", guest.hypervisor.now() + 10**12, 0) == 0
-    first = guest.vcpu.singleshot_timer
-    assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", guest.hypervisor.now() + 10**12, 0) == 0
-    assert first is not None and first.callback is None and guest.vcpu.singleshot_timer is not first
+    assert guest.vcpu.one_shot_timer.deadline_ns is None
+    far = guest.hypervisor.now() + 10**12
+    for deadline in (far, far + 10**12, far - 10**9):  # in place of the one before it
+        assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", deadline, 0) == 0
+        assert guest.vcpu.one_shot_timer.deadline_ns == deadline
     assert vcpu_op(guest, abi.VCPUOP_stop_singleshot_timer) == 0
-    assert guest.vcpu.singleshot_timer is None
+    assert guest.vcpu.one_shot_timer.deadline_ns is None
     assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", (1 << 63) - 1, 1) == 0
-    assert guest.vcpu.singleshot_timer is not None
+    assert guest.vcpu.one_shot_timer.deadline_ns is not None
     clear(guest, port)
     assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", MASK64, 1) == 0, "negative: it has passed, but not as ETIME says"
     eventually(lambda: channels.is_pending(port))
+
+
+def test_a_deadline_that_moves(guest: SmallDomain) -> None:
+    """To later: the timer of the hypervisor's that looks at it looks in vain. To earlier: it does not come too late."""
+    port, channels = bind_timer(guest), guest.domain.event_channels
+    now = guest.hypervisor.now()
+    for deadline in (now + 2_000_000, now + 30_000_000):
+        assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", deadline, 0) == 0
+    eventually(lambda: channels.is_pending(port))
+    assert guest.hypervisor.now() >= now + 30_000_000
+    clear(guest, port)
+    for deadline in (now + 10**13, guest.hypervisor.now() + 2_000_000):
+        assert vcpu_op(guest, abi.VCPUOP_set_singleshot_timer, 0, "QIxxxx", deadline, 0) == 0
+    eventually(lambda: channels.is_pending(port))
+    assert guest.vcpu.one_shot_timer.deadline_ns is None
 
 
 def clear(guest: SmallDomain, port: int) -> None:
@@ -217,9 +232,9 @@ def set_timer(guest: SmallDomain, deadline: int) -> int:
     """-> nanoseconds from now to when it will fire."""
     before = guest.hypervisor.now()
     assert guest.call(xen.HYPERVISOR_set_timer_op, deadline) == 0
-    timer = guest.vcpu.singleshot_timer
-    assert timer is not None
-    return timer.deadline_ns - before
+    armed = guest.vcpu.one_shot_timer.deadline_ns
+    assert armed is not None
+    return armed - before
 
 
 def test_a_failing_timer_crashes_only_its_domain(machine: Hypervisor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +262,7 @@ def test_deadlines_of_set_timer_op(guest: SmallDomain) -> None:
         assert WORKAROUND_NS <= set_timer(guest, wrapped) < 2 * FAR_AWAY_NS // 1000, "soon, neither at once nor never"
     assert set_timer(guest, now + FAR_AWAY_NS - 10**12) > FAR_AWAY_NS // 2
     assert guest.call(xen.HYPERVISOR_set_timer_op, 0) == 0
-    assert guest.vcpu.singleshot_timer is None
+    assert guest.vcpu.one_shot_timer.deadline_ns is None
 
 
 def test_singleshot_of_another(machine: Hypervisor) -> None:
@@ -278,9 +293,9 @@ def test_set_timer_op(guest: SmallDomain) -> None:
     assert guest.call(xen.HYPERVISOR_set_timer_op, guest.hypervisor.now() + 1_000_000) == 0
     eventually(lambda: channels.is_pending(port))
     assert guest.call(xen.HYPERVISOR_set_timer_op, guest.hypervisor.now() + 10**12) == 0
-    assert guest.vcpu.singleshot_timer is not None
+    assert guest.vcpu.one_shot_timer.deadline_ns is not None
     assert guest.call(xen.HYPERVISOR_set_timer_op, 0) == 0
-    assert guest.vcpu.singleshot_timer is None
+    assert guest.vcpu.one_shot_timer.deadline_ns is None
 
 
 # -- other vCPUs -----------------------------------------------------------------------------------------------------------
