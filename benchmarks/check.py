@@ -65,8 +65,8 @@ _PVH = {"getpid": 0.6, "pipe_pingpong": 0.9, "fork_exit_wait": 1.0, "fork_exec_w
 _PVH |= {"memcpy": 0.75, "sha256": 0.7}
 
 PROMISES = (
-    Promise("exits that one boot of Debian makes to Python", _of_boot("python_exits"), at_most=25_000),
-    Promise("share of a boot's traps and hypercalls that never leave the engine", _of_boot("native_share"), at_least=0.7),
+    Promise("exits that one boot of Debian makes to Python", _of_boot("python_exits"), at_most=8_000),
+    Promise("share of a boot's traps and hypercalls that never leave the engine", _of_boot("native_share"), at_least=0.9),
     Promise("whole TLB flushes that one boot asks for", _flushes, at_most=40_000),
     Promise("boot on QEMU TCG without Xen, divided by ours", _boot_ratio, at_least=1.3),
     *(Promise(f"{name}: PV, divided by QEMU TCG without Xen", _rate_ratio("rates", name), at_least=bound) for name, bound in _PV.items()),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
+from collections import Counter
+
+import pytest
 
 import pyxen
 from pyxen.guests.packages import GuestPackages
 from tests.linux.linux_guest import BootLinux, LinuxGuest
+from tests.toolstack.xl_command import run
 
 
 def test_it_is_the_distributions_kernel(linux: LinuxGuest, guest_packages: GuestPackages) -> None:
@@ -53,6 +59,22 @@ def test_floating_point_survives_switches(linux: LinuxGuest) -> None:
     linux.run(f"echo '{command}' >/tmp/sum")
     linux.run("sh -c 'sh /tmp/sum >/tmp/1 & sh /tmp/sum >/tmp/2; wait'")
     assert linux.run("cat /tmp/1 /tmp/2") == alone * 2
+
+
+def counters(guest: LinuxGuest) -> Counter[str]:
+    """What left the engine so far, and what did not."""
+    domains = json.loads(run("pyxen", "stats", "--json").stdout)["domains"]
+    found = next(domain["counters"] for domain in domains if domain["domid"] == guest.domain.domid)
+    return Counter({"python": sum(found["exits"].values()), **found["native"]})
+
+
+@pytest.mark.skipif(os.environ.get("PYXEN_GATE") == "python", reason="without the native gate, all of this is Python's")
+def test_ticks_of_a_busy_guest_do_not_leave_the_engine(linux: LinuxGuest) -> None:
+    before = counters(linux)
+    linux.run("timeout 2 sh -c 'while :; do :; done'; true")
+    during = counters(linux) - before
+    assert during["timer"] > 300, "250 Hz for two seconds"
+    assert during["python"] < during["timer"], during
 
 
 def test_job_control_on_the_console(linux: LinuxGuest) -> None:
