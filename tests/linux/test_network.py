@@ -209,7 +209,7 @@ def test_hot_plug_and_unplug(boot: BootLinux) -> None:
 def test_xl_network_commands(boot: BootLinux) -> None:
     guest = boot(name="net", vif=[])
     xl("network-attach", "net", "mac=00:16:3e:aa:bb:cc", "bridge=lab", "rate=10Mb/s")
-    until(lambda: "eth0" in links(guest))
+    until(lambda: [interface.state for interface in interfaces(guest)] == [CONNECTED])  # Linux shows eth0 before that
     assert json.loads(xl("-N", "network-attach", "net", "bridge=lab", "rate=1MB/s@20ms", "devid=3").removeprefix("vif:")) == {
         "devid": 3,
         "bridge": "lab",
