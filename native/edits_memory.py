@@ -48,6 +48,64 @@ EDITS: tuple[Edit, ...] = (
         AFTER,
         "    if (address < uc->pyxen_ram_bytes) {\n        return uc->pyxen_ram;\n    }\n",
     ),
+    # ------------------------------------------------------------------ the TLB's size
+    Edit(
+        "src/qemu/include/exec/cpu-defs.h",
+        "Misses since the last flush; flushes in the window.",
+        "    size_t n_used_entries;\n",
+        AFTER,
+        "    size_t pyxen_fills, pyxen_flushes;\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "They begin anew.",
+        "    desc->n_used_entries = 0;\n    desc->large_page_addr = -1;\n",
+        BEFORE,
+        "    desc->pyxen_fills = 0;\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "Upstream looks at its size when it is flushed only, and a process that works on much memory flushes nothing.",
+        "void tlb_set_page_with_attrs(CPUState *cpu, target_ulong vaddr,\n",
+        BEFORE,
+        """/* A TLB that is full and has been filled several times over is too small, up to this. */
+#define PYXEN_LARGEST_TLB 8192
+#define PYXEN_FILLS_OF_A_SMALL_TLB 4
+
+static void pyxen_grow_tlb(CPUArchState *env, int mmu_idx)
+{
+    CPUTLBDesc *desc = &env_tlb(env)->d[mmu_idx];
+    size_t size = tlb_n_entries(&env_tlb(env)->f[mmu_idx]);
+
+    if (unlikely(++desc->pyxen_fills > PYXEN_FILLS_OF_A_SMALL_TLB * size) && size < PYXEN_LARGEST_TLB &&
+        desc->n_used_entries > size / 10 * 8) {
+        tlb_flush_one_mmuidx_locked(env, mmu_idx, get_clock_realtime()); /* doubles it */
+    }
+}
+
+""",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "A large one that is flushed often costs more than it brings: see it small again after some flushes, not after 100 ms.",
+        "    bool window_expired = now > desc->window_begin_ns + window_len_ns;\n",
+        REPLACE,
+        "    bool window_expired = now > desc->window_begin_ns + window_len_ns || (old_size > 1024 && ++desc->pyxen_flushes > 8);\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "They are counted by window.",
+        "    desc->window_begin_ns = ns;\n",
+        BEFORE,
+        "    desc->pyxen_flushes = 0;\n",
+    ),
+    Edit(
+        ACCEL + "cputlb.c",
+        "Before it is looked where in it the entry goes.",
+        "    // assert_cpu_is_self(cpu);\n\n    if (size <= TARGET_PAGE_SIZE) {\n        sz = TARGET_PAGE_SIZE;\n",
+        BEFORE,
+        "    pyxen_grow_tlb(env, mmu_idx);\n",
+    ),
     # ------------------------------------------------------------------ translated code
     Edit(
         ACCEL + "cputlb.c",
