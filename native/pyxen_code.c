@@ -20,6 +20,9 @@
 #include "pyxen_hooks.h"
 #include "pyxen_internal.h"
 
+/* How often another CPU is looked at for a flush: a millisecond or two. */
+#define FLUSH_LOOKS 2000
+
 void tb_invalidate_phys_range(struct uc_struct *uc, ram_addr_t start, ram_addr_t end);
 
 PYXEN_EXPORT struct pyxen_machine *pyxen_machine_new(void *memory, uint64_t bytes)
@@ -300,6 +303,49 @@ void pyxen_begin_question(struct pyxen_cpu *p)
         sched_yield();
     }
     answer(p);
+}
+
+/*
+ * Flush the TLB of another CPU of the domain, which may be running, and return when none of its accesses can use an old translation. False:
+ * it takes long. With the hypervisor's lock, for which the other never waits in a run; meanwhile what others want of this CPU is answered.
+ */
+bool pyxen_flush_remotely(struct pyxen_cpu *p, struct pyxen_cpu *other)
+{
+    uint32_t wanted = __atomic_add_fetch(&other->flushes_wanted, 1, __ATOMIC_SEQ_CST);
+    int look;
+
+    pyxen_request(other, PYXEN_REQUEST_FLUSH);
+    for (look = 0; look < FLUSH_LOOKS; look++) {
+        bool running;
+
+        if ((int32_t)(__atomic_load_n(&other->flushes_done, __ATOMIC_ACQUIRE) - wanted) >= 0) {
+            return true;
+        }
+        pthread_mutex_lock(&other->run_lock);
+        running = other->running;
+        if (!running) {
+            tlb_flush(other->uc->cpu);
+        }
+        pthread_mutex_unlock(&other->run_lock);
+        if (!running) {
+            return true;
+        }
+        answer(p);
+        pyxen_stand_still(p);
+        sched_yield();
+    }
+    return false;
+}
+
+/* Between two blocks. */
+void pyxen_flush_as_asked(struct pyxen_cpu *p)
+{
+    uint32_t wanted;
+
+    __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_FLUSH, __ATOMIC_SEQ_CST);
+    wanted = __atomic_load_n(&p->flushes_wanted, __ATOMIC_SEQ_CST);
+    tlb_flush(p->uc->cpu);
+    __atomic_store_n(&p->flushes_done, wanted, __ATOMIC_RELEASE);
 }
 
 /* Return when no other CPU stores to the frame unchecked. Nobody will again while this CPU is counted as a holder of its code. */

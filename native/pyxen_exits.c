@@ -333,6 +333,10 @@ bool pyxen_stop_requested(CPUState *cs, TranslationBlock **last_tb)
         *last_tb = NULL; /* may be about to be dropped: no jump is to be patched into it */
         pyxen_do_work(p);
     }
+    if (requests & PYXEN_REQUEST_FLUSH) {
+        *last_tb = NULL; /* the next block may be another page's */
+        pyxen_flush_as_asked(p);
+    }
     if (unlikely(requests & PYXEN_REQUEST_DROP_CODE)) {
         __atomic_fetch_and(&p->requests, ~PYXEN_REQUEST_DROP_CODE, __ATOMIC_SEQ_CST);
         *last_tb = NULL;

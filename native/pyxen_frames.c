@@ -42,19 +42,20 @@ static uint64_t *table_at(struct pyxen_paging *w, uint64_t mfn)
     return (uint64_t *)(w->machine->memory + (mfn << 12));
 }
 
-/* Vcpu.request_flush of those wanted: AddressSpaces.flush_others and flush_stale. */
+/* Vcpu.request_flush of those wanted: AddressSpaces.flush_others and flush_stale. By a vCPU, those in the guest need not leave it. */
 bool pyxen_flush_vcpus(struct pyxen_paging *w, bool (*wanted)(const struct pyxen_gate *gate, uint64_t argument), uint64_t argument)
 {
     struct pyxen_gate *gate = w->gate;
 
     do {
         if (wanted(gate, argument)) {
-            if (gate->in_guest && gate->cpu != w->caller) {
+            if (!gate->in_guest || gate->cpu == w->caller) {
+                gate->cpu->state->dirty |= PYXEN_DIRTY_FLUSH_TLB;
+            } else if (!w->caller || !pyxen_flush_remotely(w->caller, gate->cpu)) {
                 return false;
             }
             gate->flush_clock = ++w->frames->clock;
             gate->flushes++;
-            gate->cpu->state->dirty |= PYXEN_DIRTY_FLUSH_TLB;
         }
         gate = gate->next;
     } while (gate != w->gate);

@@ -21,6 +21,7 @@
 #define PYXEN_REQUEST_INJECT 16u   /* the block asks for an injection or an interrupt window */
 #define PYXEN_REQUEST_DROP_CODE 32u /* what the blocks were translated for is no longer so */
 #define PYXEN_REQUEST_EVENTS 64u   /* the gate is to look for events, and at the one-shot timer; what it can't do is a kick */
+#define PYXEN_REQUEST_FLUSH 128u   /* of the TLB, by another CPU of the domain */
 #define PYXEN_REQUEST_BROADCAST 4u /* this CPU has written to frames that others hold code of */
 
 /* The most vCPUs of one machine. The ids 1..254 fit into the writers' map; the rest share PYXEN_MANY. */
@@ -96,6 +97,7 @@ struct pyxen_cpu {
     bool still;                           /* atomic: it waits while another is alone */
     const uint32_t *physical_map; /* of the guest; NULL: its physical addresses are the machine's */
     uint64_t physical_frames;
+    uint32_t flushes_wanted, flushes_done; /* by other CPUs; atomic, modulo 2**32 */
     uint64_t *code_frames; /* bitmap: frames that this CPU is counted for in code_holders */
     pthread_mutex_t work_lock;
     struct pyxen_work_list work;      /* from other threads; under work_lock */
@@ -149,6 +151,8 @@ void pyxen_free_work(struct pyxen_cpu *p);
 /* The machine's question_lock; meanwhile what others want of this CPU is answered. */
 void pyxen_begin_question(struct pyxen_cpu *p);
 void pyxen_stand_still(struct pyxen_cpu *p);
+bool pyxen_flush_remotely(struct pyxen_cpu *p, struct pyxen_cpu *other);
+void pyxen_flush_as_asked(struct pyxen_cpu *p);
 void pyxen_operand_abandoned(struct pyxen_cpu *p); /* an exception came in between */
 /* Leave with PYXEN_EXIT_INTERNAL_ERROR. */
 void pyxen_internal_error(struct CPUX86State *env, uint64_t what, uintptr_t retaddr) __attribute__((noreturn));
