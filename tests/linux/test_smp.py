@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyxen.guests.packages import GuestPackages
+from tests.linux.engine_counters import counters, needs_the_gate
 from tests.linux.linux_guest import LONG, LinuxGuest, linux_host
 
 #: In a short run two; the machine that tests has two cores.
@@ -70,6 +71,17 @@ def test_the_kernel_patches_its_code_while_it_runs(smp: tuple[LinuxGuest, int]) 
     toggle = "for i in $(seq 10); do echo 1 >$f; echo 0 >$f; done"
     guest.run(f"f=/proc/sys/kernel/sched_schedstats; sh /tmp/storm >/dev/null & {toggle}; wait", TIMEOUT_S * 2)
     assert guest.run("cat /proc/sys/kernel/sched_schedstats") == "0\n"
+
+
+@needs_the_gate
+def test_page_tables_of_several_vcpus_are_the_engines(smp: tuple[LinuxGuest, int]) -> None:
+    """Also where another vCPU's TLB has to be flushed. One that waits for a core of the host's is Python's business."""
+    guest, vcpus = smp
+    before = counters(guest)
+    guest.run(f"sh -c '{'& '.join(['sh /tmp/storm >/dev/null'] * vcpus)} & wait'", TIMEOUT_S * 2)
+    after = counters(guest)
+    native, python = (after[kind]["mmuext_op"] - before[kind]["mmuext_op"] for kind in ("native_hypercalls", "hypercalls"))
+    assert native > 1000 and python < native / 4
 
 
 def test_vcpus_come_and_go(smp: tuple[LinuxGuest, int]) -> None:

@@ -1,0 +1,21 @@
+"""What the engine served by itself for a domain, and what it left to Python: ``pyxen stats``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+
+import pytest
+
+from tests.linux.linux_guest import LinuxGuest
+from tests.toolstack.xl_command import run
+
+needs_the_gate = pytest.mark.skipif(os.environ.get("PYXEN_GATE") == "python", reason="without the native gate, all of this is Python's")
+
+
+def counters(guest: LinuxGuest) -> dict[str, Counter[str]]:
+    """So far: ``exits``, ``hypercalls``, ``native``, ``native_hypercalls``, each by name."""
+    domains = json.loads(run("pyxen", "stats", "--json").stdout)["domains"]
+    found = next(domain["counters"] for domain in domains if domain["domid"] == guest.domain.domid)
+    return {name: Counter(counts) for name, counts in found.items() if isinstance(counts, dict)}
