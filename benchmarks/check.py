@@ -59,10 +59,10 @@ def _of_idle(name: str) -> Callable[[Result], float]:
     return lambda result: float(result["idle"][name])
 
 
-_PV = {"getpid": 0.4, "pipe_pingpong": 0.6, "fork_exit_wait": 0.35, "fork_exec_wait": 0.5, "page_faults": 0.5, "int_loop": 0.8}
-_PV |= {"memcpy": 0.75, "sha256": 0.75}
-_PVH = {"getpid": 0.6, "pipe_pingpong": 0.9, "fork_exit_wait": 1.0, "fork_exec_wait": 0.9, "page_faults": 0.9, "int_loop": 0.8}
-_PVH |= {"memcpy": 0.75, "sha256": 0.7}
+_PV = {"getpid": 0.4, "pipe_pingpong": 0.6, "fork_exit_wait": 0.35, "fork_exec_wait": 0.5, "page_faults": 0.5, "int_loop": 0.85}
+_PV |= {"memcpy": 0.95, "sha256": 0.8}
+_PVH = {"getpid": 0.6, "pipe_pingpong": 0.9, "fork_exit_wait": 1.0, "fork_exec_wait": 0.75, "page_faults": 0.9, "int_loop": 0.8}
+_PVH |= {"memcpy": 0.95, "sha256": 0.75}
 
 PROMISES = (
     Promise("exits that one boot of Debian makes to Python", _of_boot("python_exits"), at_most=8_000),
