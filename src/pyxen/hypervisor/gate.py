@@ -268,9 +268,9 @@ class GatePorts:
 
     def use(self, abi: EventAbi) -> None:
         """That of the domain's events from now on."""
-        self._block.event_abi = abi
-        if abi is not EventAbi.FIFO:
+        if self._block.event_abi == EventAbi.FIFO:
             self._forget_fifo()
+        self._block.event_abi = abi
 
     def _forget_fifo(self) -> None:
         self._block.event_pages_used = 0

@@ -47,7 +47,6 @@ class GuestTime:
         self._set_rate(self._hz)
         self._steering = False
         self.generation = 1
-        self._tell_engine()
 
     @property
     def tsc_hz(self) -> float:
@@ -61,9 +60,6 @@ class GuestTime:
     def at(self, tsc: int) -> int:
         """System time when the counter reads ``tsc``, as far as can be said now."""
         return self._base_ns + ((tsc - self._base_tsc) * self._multiplier >> 32)
-
-    def _tell_engine(self) -> None:
-        self._set_clock(self._base_tsc, self._base_ns, self._multiplier)
 
     def _moment(self) -> tuple[int, int]:
         """The counter and the host's clock in nanoseconds at one moment: the tightest of several looks.
@@ -85,6 +81,7 @@ class GuestTime:
         return (tsc - self._tsc_start) * 1e9 / (host_ns - self._host_start_ns)
 
     def _set_rate(self, hz: float) -> None:
+        """From the base on, for guests, the hypervisor and the engine alike."""
         self._multiplier = int((10**9 << 32) / hz)
         self._shift = 0
         self._scaled = self._multiplier
@@ -97,6 +94,7 @@ class GuestTime:
         # The guest shifts first and multiplies then; use the very same precision.
         if self._shift >= 0:
             self._multiplier = self._scaled << self._shift
+        self._set_clock(self._base_tsc, self._base_ns, self._multiplier)
 
     def _error_ns(self, tsc: int, host_ns: int) -> int:
         """By how much the host's clock is ahead of system time."""
@@ -118,7 +116,6 @@ class GuestTime:
         self._hz = self._measured_hz(tsc, host_ns)
         self._set_rate(self._hz * (1 - error))
         self.generation += 1
-        self._tell_engine()
 
     def before_entry(self, vcpu: Vcpu) -> None:
         """Give the vCPU the current scale if it has an older one."""

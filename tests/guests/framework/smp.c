@@ -88,6 +88,16 @@ unsigned smp_vcpu(void)
     return offset < sizeof(stacks) ? offset / STACK_SIZE : 0;
 }
 
+unsigned smp_take_upcall(void)
+{
+    unsigned vcpu = smp_vcpu();
+    volatile struct vcpu_info *info = &shared_info->vcpu_info[vcpu];
+
+    info->evtchn_upcall_pending = 0;
+    __atomic_exchange_n(&info->evtchn_pending_sel, 0, __ATOMIC_SEQ_CST);
+    return vcpu;
+}
+
 void smp_relax(unsigned *turns)
 {
     if (++*turns % TURNS_BEFORE_YIELD == 0)

@@ -17,6 +17,9 @@ bool smp_finished(unsigned vcpu);
 /* The vCPU that asks: by the stack it is on. */
 unsigned smp_vcpu(void);
 
+/* At the start of an upcall, in a program that handles events on several vCPUs: take back what made it. -> the vCPU. */
+unsigned smp_take_upcall(void);
+
 /* All of `count` vCPUs meet here. They spin: meant for short waits. */
 void smp_barrier(unsigned count);
 

@@ -23,12 +23,9 @@ static void interrupt(unsigned vcpu)
 
 static void upcall(struct registers *registers)
 {
-    unsigned vcpu = smp_vcpu();
-    volatile struct vcpu_info *info = &shared_info->vcpu_info[vcpu];
+    unsigned vcpu = smp_take_upcall();
 
     (void)registers;
-    info->evtchn_upcall_pending = 0;
-    __atomic_exchange_n(&info->evtchn_pending_sel, 0, __ATOMIC_SEQ_CST);
     event_clear(vcpus[vcpu].port);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     vcpus[vcpu].seen = vcpus[vcpu].asked;

@@ -14,12 +14,9 @@ static struct {
 
 static void upcall(struct registers *registers)
 {
-    unsigned vcpu = smp_vcpu();
-    volatile struct vcpu_info *info = &shared_info->vcpu_info[vcpu];
+    unsigned vcpu = smp_take_upcall();
 
     (void)registers;
-    info->evtchn_upcall_pending = 0;
-    __atomic_exchange_n(&info->evtchn_pending_sel, 0, __ATOMIC_SEQ_CST);
     if (event_pending(vcpus[vcpu].port)) {
         event_clear(vcpus[vcpu].port);
         vcpus[vcpu].first = clock_now();
