@@ -45,10 +45,6 @@
 #define XEN_VERSION (4 << 16 | 17)
 #define VGCF_IN_SYSCALL (1 << 8)
 
-#define INFO_PENDING 0
-#define INFO_MASK 1
-#define INFO_CR2 16
-
 #define PF_PRESENT 1
 #define PF_WRITE 2
 #define PF_USER 4

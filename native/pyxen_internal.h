@@ -117,6 +117,8 @@ void pyxen_record_exit(struct pyxen_cpu *p, uint32_t reason, uint32_t instructio
 bool pyxen_gate_serve(struct pyxen_cpu *p, struct CPUX86State *env);
 int pyxen_lock_try(struct pyxen_lock *lock);
 bool pyxen_lock_try_shortly(struct pyxen_lock *lock);
+/* Offsets in vcpu_info, of 64-bit guests. */
+enum { INFO_PENDING = 0, INFO_MASK = 1, INFO_SELECTOR = 8, INFO_CR2 = 16 };
 /* Parts of the gate. */
 bool pyxen_is_guest_address(uint64_t address);
 uint8_t *pyxen_translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, bool write, unsigned size);

@@ -27,7 +27,7 @@ from pyxen.abi.event_channel import (
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.event_channel_delivery import Channel, mark_events_pending, wake_pollers
 from pyxen.hypervisor.frame_table import WRITABLE
-from pyxen.hypervisor.gate import EventAbi, queue_number
+from pyxen.hypervisor.gate import EVENT_PAGES, EventAbi, queue_number
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PENDING, MASKED, LINKED, BUSY = (1 << bit for bit in (EVTCHN_FIFO_PENDING, EVTCHN_FIFO_MASKED, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_BUSY))
 WORDS_PER_PAGE = 1024
-MAX_PAGES = EVTCHN_FIFO_NR_CHANNELS // WORDS_PER_PAGE
 LAST_CONTROL_OFFSET = 4096 - sizeof(evtchn_fifo_control_block)
 HEADS_OFFSET: int = evtchn_fifo_control_block.head.offset
 #: A guest that keeps to the ABI can change a linked, busy word no more often than this.
@@ -102,7 +101,7 @@ class FifoDelivery:
 
     def expand_array(self, mfn: int) -> None:
         """EVTCHNOP_expand_array: words for 1024 more ports. Events that came too early for them are delivered. ENOSPC, EINVAL."""
-        if len(self._array) == MAX_PAGES:
+        if len(self._array) == EVENT_PAGES:
             raise HypercallError(errno.ENOSPC, "the event array is complete")
         mfn = self._hold(mfn)
         first = len(self._array) * WORDS_PER_PAGE
