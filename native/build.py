@@ -51,6 +51,8 @@ SOURCES = (
     "pyxen_string.c",
     "pyxen_table_writes.c",
     "pyxen_timer.c",
+    "pyxen_hvm.c",
+    "pyxen_apic.c",
 )
 EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py", "edits_sse.py")
 BUILT_FROM = (*HEADERS, *SOURCES, *EDIT_FILES, "build.py")

@@ -22,6 +22,7 @@ _FILES_AND_FIELDS: tuple[Edit, ...] = (
         "    qemu/target/i386/pyxen_injection.c\n    qemu/target/i386/pyxen_lock.c\n"
         "    qemu/target/i386/pyxen_mmu.c\n    qemu/target/i386/pyxen_table_writes.c\n"
         "    qemu/target/i386/pyxen_events.c\n    qemu/target/i386/pyxen_timer.c\n"
+        "    qemu/target/i386/pyxen_hvm.c\n    qemu/target/i386/pyxen_apic.c\n"
         "    qemu/target/i386/pyxen_physical.c\n    qemu/target/i386/pyxen_access.c\n",
     ),
     Edit(

@@ -1,5 +1,5 @@
 /*
- * Events that the gate sends by itself: a PV domain's IPIs, and VIRQ_TIMER when the one-shot timer is due; by both ABIs of event channels.
+ * Events that the gate sends by itself: a domain's IPIs, and VIRQ_TIMER when the one-shot timer is due; by both ABIs of event channels.
  *
  * src/pyxen/hypervisor/{event_channel,event_two_level,event_fifo,sched_op,vcpu_op}.py are the reference. All of it but arming the timer is
  * under the hypervisor's lock. Nothing that the guest can write is used as an address or an index.
@@ -54,8 +54,12 @@ static uint32_t set_bits(uint32_t *word, uint32_t bits)
 /* event_channel_delivery.mark_events_pending, for a vCPU that is not blocked. */
 static void mark_events_pending(struct pyxen_cpu *p, struct pyxen_gate *target)
 {
-    if (!__atomic_fetch_or(p->machine->memory + target->info + INFO_PENDING, 1, __ATOMIC_SEQ_CST) && target != p->gate &&
-        target->in_guest) {
+    if (__atomic_fetch_or(p->machine->memory + target->info + INFO_PENDING, 1, __ATOMIC_SEQ_CST)) {
+        return;
+    }
+    if (target->upcall_vector) {
+        pyxen_apic_request(p, target, target->upcall_vector);
+    } else if (target != p->gate && target->in_guest) {
         pyxen_request(target->cpu, PYXEN_REQUEST_EVENTS);
     }
 }
@@ -179,7 +183,7 @@ static bool send(struct pyxen_cpu *p, uint64_t vcpu_id, uint32_t port)
     if (d->event_abi == FIFO) {
         return send_by_queue(p, target, port);
     }
-    if (d->event_abi != TWO_LEVEL || port >= TWO_LEVEL_PORTS) {
+    if (d->event_abi != TWO_LEVEL || d->narrow || port >= TWO_LEVEL_PORTS) {
         return false;
     }
     send_by_two_levels(p, target, port);
@@ -197,7 +201,7 @@ bool pyxen_event_channel_hypercall(struct pyxen_cpu *p, const uint64_t *argument
     if ((uint32_t)arguments[0] != EVTCHNOP_SEND) {
         return false;
     }
-    place = pyxen_translate(p, p->gate->kernel_root, arguments[1], false, sizeof(port));
+    place = pyxen_argument(p, arguments[1], sizeof(port));
     if (!place || !pyxen_lock_try_shortly(&p->machine->hypervisor)) {
         return false;
     }
@@ -228,7 +232,7 @@ bool pyxen_vcpu_hypercall(struct pyxen_cpu *p, const uint64_t *arguments, uint64
     }
     switch ((uint32_t)arguments[0]) {
     case VCPUOP_SET_SINGLESHOT_TIMER:
-        place = pyxen_translate(p, g->kernel_root, arguments[2], false, 16);
+        place = pyxen_argument(p, arguments[2], 16);
         if (!place) {
             return false;
         }

@@ -51,7 +51,7 @@
 #define PF_RESERVED 8
 #define PF_FETCH 16
 
-static bool is_canonical(uint64_t address)
+bool pyxen_is_canonical(uint64_t address)
 {
     return address < LOWER_HALF_END || address >= -LOWER_HALF_END;
 }
@@ -133,7 +133,7 @@ static bool bounce(struct pyxen_cpu *p, CPUX86State *env, uint64_t handler, bool
     uint64_t stack = ((from_kernel ? env->regs[R_ESP] : g->kernel_sp) & ~15ull) - size;
     uint64_t *frame, mask, flags = env->eflags;
 
-    if (!handler || !is_canonical(handler) || g->architectural_iopl) {
+    if (!handler || !pyxen_is_canonical(handler) || g->architectural_iopl) {
         return false;
     }
     frame = (uint64_t *)translate(p, g->kernel_root, stack, true, size);
@@ -218,7 +218,7 @@ static bool hypercall_iret(struct pyxen_cpu *p, CPUX86State *env)
     cs = (frame[5] & 0xffff) | 3;
     flags = frame[6];
     ss = (frame[8] & 0xffff) | 3;
-    if (!is_canonical(rip)) {
+    if (!pyxen_is_canonical(rip)) {
         return false;
     }
     if (to_user) {
@@ -300,6 +300,34 @@ static void set_task_switched(struct pyxen_cpu *p, CPUX86State *env, bool on)
     pyxen_update_hflags(env, p->cpl);
 }
 
+const uint8_t *pyxen_argument(struct pyxen_cpu *p, uint64_t address, unsigned size)
+{
+    return p->gate->is_hvm ? pyxen_hvm_place(p, address, size) : pyxen_translate(p, p->gate->kernel_root, address, false, size);
+}
+
+bool pyxen_simple_hypercall(struct pyxen_cpu *p, uint64_t number, const uint64_t *arguments, uint64_t *result)
+{
+    bool served = false;
+
+    *result = 0;
+    switch (number) {
+    case HYPERCALL_XEN_VERSION:
+        *result = XEN_VERSION; /* Linux asks so often because events are delivered on the way back */
+        served = (uint32_t)arguments[0] == 0;
+        break;
+    case HYPERCALL_VCPU_OP:
+        served = pyxen_vcpu_hypercall(p, arguments, result);
+        break;
+    case HYPERCALL_EVENT_CHANNEL_OP:
+        served = pyxen_event_channel_hypercall(p, arguments);
+        break;
+    }
+    if (served) {
+        p->gate->hypercalls[number]++;
+    }
+    return served;
+}
+
 bool pyxen_register_hypercall(struct pyxen_cpu *p, CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result)
 {
     struct pyxen_gate *g = p->gate;
@@ -313,29 +341,13 @@ bool pyxen_register_hypercall(struct pyxen_cpu *p, CPUX86State *env, uint64_t nu
     case HYPERCALL_FPU_TASKSWITCH:
         set_task_switched(p, env, (uint32_t)arguments[0] != 0);
         break;
-    case HYPERCALL_XEN_VERSION:
-        if ((uint32_t)arguments[0] != 0) {
-            return false;
-        }
-        *result = XEN_VERSION; /* Linux asks so often because events are delivered on the way back */
-        break;
     case HYPERCALL_SET_SEGMENT_BASE:
         if (!set_segment_base(g, env, (uint32_t)arguments[0], arguments[1])) {
             return false;
         }
         break;
-    case HYPERCALL_VCPU_OP:
-        if (!pyxen_vcpu_hypercall(p, arguments, result)) {
-            return false;
-        }
-        break;
-    case HYPERCALL_EVENT_CHANNEL_OP:
-        if (!pyxen_event_channel_hypercall(p, arguments)) {
-            return false;
-        }
-        break;
     default:
-        return false;
+        return pyxen_simple_hypercall(p, number, arguments, result);
     }
     g->hypercalls[number]++;
     return true;
@@ -401,7 +413,7 @@ static bool device_not_available(struct pyxen_cpu *p, CPUX86State *env)
 }
 
 /* exits.on_cpuid, in 64-bit code, for what Python has answered before. */
-static bool cpuid(struct pyxen_cpu *p, CPUX86State *env)
+bool pyxen_cpuid(struct pyxen_cpu *p, CPUX86State *env)
 {
     struct pyxen_gate *g = p->gate;
     uint32_t leaf = env->regs[R_EAX], subleaf = leaf == 7 ? env->regs[R_ECX] : 0;
@@ -463,6 +475,9 @@ bool pyxen_gate_serve(struct pyxen_cpu *p, CPUX86State *env)
     if (!p->gate->enabled) {
         return false;
     }
+    if (p->gate->is_hvm) {
+        return pyxen_hvm_serve(p, env);
+    }
     if (s->exit_reason == PYXEN_EXIT_SYSCALL) {
         served = p->gate->kernel_mode ? hypercall(p, env) : system_call(p, env);
     } else if (s->exit_reason == PYXEN_EXIT_EXCEPTION) {
@@ -474,7 +489,7 @@ bool pyxen_gate_serve(struct pyxen_cpu *p, CPUX86State *env)
             served = interrupt_flag(p, env);
         }
     } else if (s->exit_reason == PYXEN_EXIT_CPUID) {
-        served = cpuid(p, env);
+        served = pyxen_cpuid(p, env);
     } else if (s->exit_reason == PYXEN_EXIT_KICK) {
         served = p->only_events && pyxen_timer_look(p);
     }

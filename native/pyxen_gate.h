@@ -1,5 +1,5 @@
 /*
- * The gate: the hypervisor's hot paths for PV guests, in C, so that they need neither Python nor its lock.
+ * The gate: the hypervisor's hot paths, in C, so that they need neither Python nor its lock.
  *
  * The block is shared with Python (src/pyxen/hypervisor/gate.py): it holds what Xen keeps of a vCPU and these paths need. It belongs to the
  * vCPU's thread; others touch it only while the vCPU is not in the guest. What is about memory management is under the hypervisor's lock.
@@ -19,6 +19,7 @@
 #define PYXEN_GATE_WRITES 64
 #define PYXEN_GATE_CPUID 64
 #define PYXEN_GATE_QUEUES 16
+#define PYXEN_APIC_WORDS 4
 
 struct pyxen_gate_trap {
     uint64_t address; /* 0: no handler */
@@ -47,6 +48,13 @@ struct pyxen_gate_cpuid {
     uint32_t registers[4]; /* EAX, EBX, ECX, EDX */
 };
 
+/* The local APIC of an HVM vCPU; see pyxen_apic.c. */
+struct pyxen_apic {
+    uint64_t base;
+    uint32_t registers[64];            /* by their offset / 16, those that keep what is written */
+    uint64_t requests[PYXEN_APIC_WORDS], services[PYXEN_APIC_WORDS];
+};
+
 /* What the vCPUs of a domain have in common; under the hypervisor's lock. */
 struct pyxen_gate_domain {
     struct pyxen_frames *frames;
@@ -63,6 +71,8 @@ struct pyxen_gate_domain {
     const uint32_t *event_pages;
     const uint8_t *event_priorities;
     uint16_t *event_queues;
+    uint64_t narrow;           /* shared info is that of 32-bit code */
+    uint64_t callback_vector;  /* HVM: of event upcalls, 0 for none */
     struct pyxen_gate_write writes[PYXEN_GATE_WRITES];
 };
 
@@ -80,7 +90,7 @@ struct pyxen_gate {
     uint64_t ldt_start, ldt_end;     /* linear addresses of the vCPU's LDT area */
     uint64_t system_calls, page_faults, upcalls, table_writes, cpuids;
     uint64_t cpuid_faulting;
-    uint64_t events_sent, timer_events, interrupt_flags;
+    uint64_t events_sent, timer_events, interrupt_flags, registers;
     struct pyxen_gate_domain *domain;
     struct pyxen_gate *next;         /* the domain's vCPUs, in a ring */
     struct pyxen_cpu *cpu;           /* set when it is attached */
@@ -95,6 +105,9 @@ struct pyxen_gate {
     uint64_t timer_native;           /* see pyxen_timer.c */
     uint64_t event_control;          /* machine address of the control block of the FIFO ABI; 0: none */
     uint32_t event_tails[PYXEN_GATE_QUEUES]; /* ports; 0: none */
+    uint64_t is_hvm;
+    uint64_t upcall_vector;          /* HVM: of its own; 0: the domain's */
+    struct pyxen_apic apic;
     uint64_t hypercalls[PYXEN_GATE_HYPERCALLS];
     struct pyxen_gate_segment code[PYXEN_GATE_SEGMENTS], stack[PYXEN_GATE_SEGMENTS];
     struct pyxen_gate_trap traps[256];

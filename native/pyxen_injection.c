@@ -12,7 +12,6 @@
 #include "pyxen_internal.h"
 
 /* The field is laid out as VMX's interruption information (Intel SDM volume 3, table 24-16). */
-#define VALID (1u << 31)
 #define ERROR_CODE (1u << 11)
 #define VECTOR 0xffu
 #define TYPE_SHIFT 8
@@ -32,7 +31,7 @@ static bool takes_nmis(const CPUX86State *env)
 
 bool pyxen_injection_wanted(const struct pyxen_cpu *p)
 {
-    return !p->deprivileged && ((p->state->injection & VALID) || p->state->interrupt_window);
+    return !p->deprivileged && ((p->state->injection & PYXEN_EVENT_VALID) || p->state->interrupt_window);
 }
 
 /* Between two blocks. True: an exception index is set for the main loop to look at. May longjmp, if delivery faults. */
@@ -44,7 +43,7 @@ bool pyxen_inject(struct pyxen_cpu *p)
     uint32_t event = s->injection;
     uint32_t type = event >> TYPE_SHIFT & TYPE_MASK;
 
-    if (!(event & VALID)) {
+    if (!(event & PYXEN_EVENT_VALID)) {
         if (s->interrupt_window && takes_interrupts(env)) {
             pyxen_leave_at_boundary(p, PYXEN_EXIT_INTERRUPT_WINDOW);
             return true;

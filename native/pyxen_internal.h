@@ -120,14 +120,32 @@ bool pyxen_lock_try_shortly(struct pyxen_lock *lock);
 /* Offsets in vcpu_info, of 64-bit guests. */
 enum { INFO_PENDING = 0, INFO_MASK = 1, INFO_SELECTOR = 8, INFO_CR2 = 16 };
 /* Parts of the gate. */
+bool pyxen_is_canonical(uint64_t address);
 bool pyxen_is_guest_address(uint64_t address);
+/* What an argument of a hypercall points to, for reading. Not NULL only if `size` octets lie in the same page. */
+const uint8_t *pyxen_argument(struct pyxen_cpu *p, uint64_t address, unsigned size);
 uint8_t *pyxen_translate(struct pyxen_cpu *p, uint64_t root, uint64_t address, bool write, unsigned size);
 void pyxen_set_root(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t root);
 /* Hypercalls that change only registers. False: there is no such one, or Python has to look. */
 bool pyxen_register_hypercall(struct pyxen_cpu *p, struct CPUX86State *env, uint64_t number, const uint64_t *arguments, uint64_t *result);
 bool pyxen_paging_hypercall(struct pyxen_cpu *p, struct CPUX86State *env);
+/* Those of all kinds of guests. */
+bool pyxen_simple_hypercall(struct pyxen_cpu *p, uint64_t number, const uint64_t *arguments, uint64_t *result);
+bool pyxen_cpuid(struct pyxen_cpu *p, struct CPUX86State *env);
 bool pyxen_event_channel_hypercall(struct pyxen_cpu *p, const uint64_t *arguments);
 bool pyxen_vcpu_hypercall(struct pyxen_cpu *p, const uint64_t *arguments, uint64_t *result);
+/* HVM vCPUs. */
+bool pyxen_hvm_serve(struct pyxen_cpu *p, struct CPUX86State *env);
+const uint8_t *pyxen_hvm_place(struct pyxen_cpu *p, uint64_t address, unsigned size);
+/* In memory, of a guest physical address that may be read; PYXEN_NO_ADDRESS: there is no memory. */
+#define PYXEN_NO_ADDRESS UINT64_MAX
+uint64_t pyxen_machine_address(const struct pyxen_cpu *p, uint64_t address);
+int pyxen_apic_pending(struct pyxen_cpu *p);
+void pyxen_apic_acknowledge(struct pyxen_gate *g, unsigned vector);
+void pyxen_apic_request(struct pyxen_cpu *p, struct pyxen_gate *target, unsigned vector);
+bool pyxen_apic_write(struct pyxen_cpu *p, uint32_t number, uint64_t value);
+/* Of the block's `injection`: the guest has not taken it yet. */
+#define PYXEN_EVENT_VALID (1u << 31)
 /* The one-shot timer (pyxen_timer.c). */
 bool pyxen_timer_look(struct pyxen_cpu *p);
 bool pyxen_timer_set(struct pyxen_cpu *p, uint64_t deadline);

@@ -35,6 +35,21 @@ static void QEMU_NORETURN no_memory(CPUState *cs, uint64_t address, int access)
     pyxen_bad_memory(cs, address);
 }
 
+/* An entry of the map; NO_MEMORY also for what is beyond it or the machine's memory. */
+static uint32_t map_entry(const struct pyxen_cpu *p, uint64_t frame)
+{
+    uint32_t entry = frame < p->physical_frames ? __atomic_load_n(&p->physical_map[frame], __ATOMIC_RELAXED) : NO_MEMORY;
+
+    return (entry & ~READ_ONLY) < p->machine->frames ? entry : NO_MEMORY;
+}
+
+uint64_t pyxen_machine_address(const struct pyxen_cpu *p, uint64_t address)
+{
+    uint32_t entry = map_entry(p, address >> TARGET_PAGE_BITS);
+
+    return entry == NO_MEMORY ? PYXEN_NO_ADDRESS : (uint64_t)(entry & ~READ_ONLY) << TARGET_PAGE_BITS | (address & ~TARGET_PAGE_MASK);
+}
+
 uint64_t pyxen_physical(CPUState *cs, uint64_t address, int access, int *prot)
 {
     struct pyxen_cpu *p = cs->uc->pyxen;
@@ -48,8 +63,8 @@ uint64_t pyxen_physical(CPUState *cs, uint64_t address, int access, int *prot)
         }
         return address;
     }
-    entry = frame < p->physical_frames ? __atomic_load_n(&p->physical_map[frame], __ATOMIC_RELAXED) : NO_MEMORY;
-    if (entry == NO_MEMORY || (entry & ~READ_ONLY) >= p->machine->frames) {
+    entry = map_entry(p, frame);
+    if (entry == NO_MEMORY) {
         no_memory(cs, address, is_table ? MMU_DATA_LOAD : access);
     }
     if (entry & READ_ONLY) {

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Counts changes of the functions that the library exports and of what they mean. */
-#define PYXEN_ENGINE_VERSION 5
+#define PYXEN_ENGINE_VERSION 6
 
 enum pyxen_exit_reason {
     PYXEN_EXIT_KICK = 0,

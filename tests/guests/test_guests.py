@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyxen.hypervisor.dom0_interface import ShutdownReason
-from tests.guests.build import Program, all_programs
+from tests.guests.build import Program, all_programs, pvh_programs
 from tests.guests.machine import DESTROY_TIMEOUT_S, Machine
 
 REASONS = {
@@ -75,9 +75,19 @@ def test_guests_side_by_side(guests: dict[str, Path], machine: Machine) -> None:
 
 def _failures(guests: dict[str, Path], machine: Machine) -> str:
     """Run all ordinary programs once more. -> what went wrong, a line each."""
-    programs = [program for program in all_programs() if program.expect == "poweroff" and not program.known_failure and not program.bench]
+    programs = [
+        program
+        for program in (*all_programs(), *pvh_programs())
+        if program.expect == "poweroff" and not program.known_failure and not program.bench
+    ]
     outcomes = {
-        program.name: machine.run(guests[program.name], vcpus=program.vcpus, memory_mib=program.memory_mib, timeout_s=program.timeout_s)
+        program.name: machine.run(
+            guests[program.name],
+            kind=program.platform.kind,
+            vcpus=program.vcpus,
+            memory_mib=program.memory_mib,
+            timeout_s=program.timeout_s,
+        )
         for program in programs
     }
     return "\n".join(f"{name}: {outcome}" for name, outcome in outcomes.items() if not outcome.passed)

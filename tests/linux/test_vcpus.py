@@ -63,7 +63,7 @@ def test_stolen_time(runtime_directory: Path, guest_packages: GuestPackages, dem
     with linux_on(1, guest_packages, demo_ramdisk) as boot:
         guest = boot(vcpus=2)
         before = stolen(guest)
-        guest.run("(while :; do :; done) & (while :; do :; done) & sleep 3; kill $!; kill %1", timeout=60)
+        guest.run("(while :; do :; done) & (while :; do :; done) & sleep 3; kill $!; kill %1; wait", timeout=60)
         after = stolen(guest)
         assert after - before > 150, f"{(after - before) / 100} s stolen"
         waited = sum(vcpu.runnable_s for vcpu in guest.domain.vcpus)

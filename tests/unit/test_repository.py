@@ -48,7 +48,11 @@ def test_no_path_of_this_tree(source_files: list[Path]) -> None:
 
 def test_the_native_gate_is_small() -> None:
     """What SPECIFICATION.md promises, comments included. The rest of native/ is the engine's own: how it runs and leaves the guest."""
-    parts = [path for path in tracked_files() if re.fullmatch(r"pyxen_(gate|mmu|frames|lock|table_writes|events|timer)\.[ch]", path.name)]
+    parts = [
+        path
+        for path in tracked_files()
+        if re.fullmatch(r"pyxen_(gate|mmu|frames|lock|table_writes|events|timer|hvm|apic)\.[ch]", path.name)
+    ]
     assert len(parts) == 9
     assert sum(len(path.read_text().splitlines()) for path in parts) < 3000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyxen.engine.interface import CpuState, EngineError, Segment, Table
 
-ENGINE_VERSION = 5
+ENGINE_VERSION = 6
 LIBRARY_NAME = "libpyxen-engine.so"
 
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {

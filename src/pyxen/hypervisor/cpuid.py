@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 Leaf = tuple[int, int, int, int]
 ZERO: Leaf = (0, 0, 0, 0)
+MASK32 = (1 << 32) - 1
 XEN_LEAVES = 0x40000000
 XEN_SIGNATURE = struct.unpack("<3I", b"XenVMMXenVMM")
 LAST_XEN_LEAF = 5
 XEN_VERSION = 4 << 16 | 17
 TIME_LEAF = XEN_LEAVES + 3
+HVM_LEAF = XEN_LEAVES + 4
 STRUCTURED_LEAF = 7  #: of features; the only one with subleaves, besides the time leaf
+#: Those that are answered anew each time: one with the time, one with other subleaves that native code does not know.
+VARIABLE_LEAVES = frozenset((TIME_LEAF, HVM_LEAF))
 POWER_LEAF, INVARIANT_COUNTER = 0x80000007, 1 << 8
 FEAT1_MMU_PT_UPDATE_PRESERVE_AD = 1
 
@@ -86,7 +90,7 @@ class CpuidPolicy:
         if leaf == 0:
             return min(eax, MAX_BASIC_LEAF), ebx, ecx, edx
         if leaf == 1:
-            return eax, ebx & 0xFF00FFFF | 1 << 16, ecx & ~HIDDEN_1_ECX & 0xFFFFFFFF | HYPERVISOR_BIT, edx & ~HIDDEN_1_EDX
+            return eax, ebx & 0xFF00FFFF | 1 << 16, ecx & ~HIDDEN_1_ECX & MASK32 | HYPERVISOR_BIT, edx & ~HIDDEN_1_EDX
         if leaf == STRUCTURED_LEAF:
             return (0, ebx & ~HIDDEN_7_EBX, 0, 0) if subleaf == 0 else ZERO
         if leaf == 0x80000000:
@@ -107,3 +111,13 @@ class CpuidPolicy:
         if index == 5:
             return 0, self._machine_address_bits, 0, 0
         return ZERO
+
+
+def execute(vcpu: Vcpu) -> None:
+    """CPUID: the domain's policy for the leaf in EAX, ECX. The caller moves RIP."""
+    state = vcpu.state
+    leaf, subleaf = state.rax & MASK32, state.rcx & MASK32
+    answer = vcpu.domain.cpuid.query(leaf, subleaf, vcpu)
+    if leaf not in VARIABLE_LEAVES:
+        vcpu.known_cpuid.remember(leaf, subleaf if leaf == STRUCTURED_LEAF else 0, answer)
+    state.rax, state.rbx, state.rcx, state.rdx = answer

@@ -142,7 +142,15 @@ class Domain:
 
     def _add_hvm_vcpu(self, number: int, container: HvmContainer) -> None:
         cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=False)
-        self.vcpus.append(HvmVcpu(self, number, cpu, self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE, container))
+        vcpu = HvmVcpu(self, number, cpu, self.shared_info + VCPU_INFO_OFFSET + number * VCPU_INFO_SIZE, container)
+        self.vcpus.append(vcpu)
+        self._attach_gate(vcpu)
+
+    def _attach_gate(self, vcpu: Vcpu) -> bool:
+        """Whether native code serves what it can of the vCPU's exits."""
+        attached = is_wanted() and vcpu.cpu.attach_gate(ctypes.addressof(vcpu.gate), BLOCKS_SIZE)
+        vcpu.gate.enabled = attached and not self.hypervisor.hooks.watches_native_work
+        return attached
 
     def _add_vcpu(self, number: int) -> None:
         cpu = self.hypervisor.engine.create_cpu(exit_on_cpuid=True, deprivileged=True)
@@ -150,8 +158,7 @@ class Domain:
         self.vcpus.append(vcpu)
         vcpu.gate.ldt_start = descriptors.ldt_base(vcpu)
         vcpu.gate.ldt_end = vcpu.gate.ldt_start + descriptors.LDT_PAGES * 4096
-        if is_wanted() and cpu.attach_gate(ctypes.addressof(vcpu.gate), BLOCKS_SIZE):
-            vcpu.gate.enabled = not self.hypervisor.hooks.watches_hypercalls
+        if self._attach_gate(vcpu):
             self.native_gate = ctypes.addressof(vcpu.gate)
         state = vcpu.state
         state.gdt.base, state.gdt.limit = descriptors.gdt_base(vcpu), descriptors.LAST_GDT_OCTET

@@ -83,6 +83,7 @@ def domain_counters(domain: Domain) -> DomainCounters:
                 "event_sent": gate.events_sent,
                 "timer": gate.timer_events,
                 "interrupt_flag": gate.interrupt_flags,
+                "register": gate.registers,
             }
         )
         native_hypercalls.update({_hypercall_name(number): count for number, count in enumerate(gate.hypercalls) if count})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import ExitReason
 from pyxen.hypervisor import (
+    cpuid,
     debug_registers,
     descriptors,
     far_transfer,
@@ -110,7 +111,7 @@ def _on_invalid_opcode(vcpu: Vcpu, error_code: int) -> None:
                 state.rip += len(FORCED_EMULATION_PREFIX)
                 traps.inject(vcpu, traps.VECTOR_GP, 0)
                 return
-            privileged_ops.execute_cpuid(vcpu)
+            cpuid.execute(vcpu)
             privileged_ops.retire(vcpu, 7)
             return
     except guest_access.GuestFault:
@@ -143,7 +144,7 @@ def on_cpuid(vcpu: Vcpu) -> None:
     if privileged_ops.cpuid_faults(vcpu):
         traps.inject(vcpu, traps.VECTOR_GP, 0)
         return
-    privileged_ops.execute_cpuid(vcpu)
+    cpuid.execute(vcpu)
     privileged_ops.retire(vcpu, vcpu.state.instruction_length)
 
 

@@ -1,8 +1,9 @@
 """The block that a vCPU shares with the native gate (native/pyxen_gate.h), and what of it Python code sees.
 
-The gate serves the hottest exits of PV guests inside the engine: system calls, page faults, event upcalls, HYPERVISOR_iret, a few
-hypercalls that only touch registers, and those that manage memory. ``traps``, ``exits``, ``mmu_ops`` and what these call are the reference;
-with ``PYXEN_GATE=python`` in the environment they do all the work, on the same block.
+The gate serves the hottest exits inside the engine: of PV guests system calls, page faults, event upcalls, HYPERVISOR_iret, a few
+hypercalls that only touch registers, and those that manage memory; of HVM guests CPUID, registers, the local APIC, interrupts; of both the
+timer and IPIs. ``traps``, ``exits``, ``mmu_ops``, ``hvm`` and what these call are the reference; with ``PYXEN_GATE=python`` in the
+environment they do all the work, on the same block.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CPUID = 64
 EVENT_PAGES = PORTS // 1024
 CODE_OCTETS = 15
 VECTORS = 256
+APIC_REGISTERS = 64  #: by their offset / 16
 
 
 class EventAbi(enum.IntEnum):
@@ -82,6 +84,17 @@ class GateCpuid(ctypes.Structure):
     ]
 
 
+class GateApic(ctypes.Structure):
+    """struct pyxen_apic. ``requests`` and ``services`` are numbers of 256 bits, a bit a vector."""
+
+    _fields_ = [
+        ("base", ctypes.c_uint64),
+        ("registers", ctypes.c_uint32 * APIC_REGISTERS),
+        ("requests", ctypes.c_uint8 * (VECTORS // 8)),
+        ("services", ctypes.c_uint8 * (VECTORS // 8)),
+    ]
+
+
 class GateDomain(ctypes.Structure):
     """struct pyxen_gate_domain: what the vCPUs of a domain have in common."""
 
@@ -99,6 +112,8 @@ class GateDomain(ctypes.Structure):
         ("event_pages", ctypes.c_void_p),
         ("event_priorities", ctypes.c_void_p),
         ("event_queues", ctypes.c_void_p),
+        ("narrow", ctypes.c_uint64),
+        ("callback_vector", ctypes.c_uint64),
         ("writes", GateWrite * WRITES),
     ]
 
@@ -134,6 +149,7 @@ class GateBlock(ctypes.Structure):
         ("events_sent", ctypes.c_uint64),
         ("timer_events", ctypes.c_uint64),
         ("interrupt_flags", ctypes.c_uint64),
+        ("registers", ctypes.c_uint64),
         ("domain", ctypes.c_void_p),
         ("next", ctypes.c_void_p),
         ("cpu", ctypes.c_void_p),
@@ -149,6 +165,9 @@ class GateBlock(ctypes.Structure):
         ("timer_native", ctypes.c_uint64),
         ("event_control", ctypes.c_uint64),
         ("event_tails", ctypes.c_uint32 * QUEUES),
+        ("is_hvm", ctypes.c_uint64),
+        ("upcall_vector", ctypes.c_uint64),
+        ("apic", GateApic),
         ("hypercalls", ctypes.c_uint64 * HYPERCALLS),
         ("code", GateSegment * SEGMENTS),
         ("stack", GateSegment * SEGMENTS),
@@ -238,6 +257,11 @@ class KnownCpuid:
         answer.leaf, answer.subleaf, answer.known = leaf, subleaf, 1
         answer.registers[:] = registers
 
+    def forget(self) -> None:
+        """The policy's answers may have changed. On the vCPU's own thread, or while it is not in the guest."""
+        for answer in self._answers:
+            answer.known = 0
+
 
 class KnownWrites:
     """Instructions that have written page tables, decoded, for the gate to carry out the same octets at the same place by itself."""
@@ -314,7 +338,7 @@ class Gated(Protocol):
 
 
 class GateMember:
-    """A member of ``Vcpu`` or ``Domain`` that lives in its gate block under the same name, as an integer."""
+    """A member of ``Vcpu``, ``Domain`` or a part of these that lives in the gate block under the same name, as an integer."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -325,3 +349,17 @@ class GateMember:
 
     def __set__(self, vcpu: Gated, value: int) -> None:
         setattr(vcpu.gate, self._name, value)
+
+
+class GateBits:
+    """A member, as ``GateMember``, that is a number of many bits."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, gated: Gated, owner: type) -> int:
+        return int.from_bytes(bytes(getattr(gated.gate, self._name)), "little")
+
+    def __set__(self, gated: Gated, value: int) -> None:
+        octets = getattr(gated.gate, self._name)
+        octets[:] = value.to_bytes(len(octets), "little")

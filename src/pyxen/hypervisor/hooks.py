@@ -47,20 +47,20 @@ class LifecycleEvent:
 class Hooks:
     """The subscriber lists. ``subscribe_*`` return a function that unsubscribes."""
 
-    def __init__(self, report: Callable[[str], None], hypercalls_watched: Callable[[bool], None]) -> None:
-        """``hypercalls_watched`` is told when somebody begins to watch hypercalls and when nobody does any more: native code serves some of
-        them unseen otherwise."""
+    def __init__(self, report: Callable[[str], None], native_work_watched: Callable[[bool], None]) -> None:
+        """``native_work_watched`` is told when somebody begins to watch hypercalls or events and when nobody does any more: native code
+        serves some of them unseen otherwise."""
         self._report = report
-        self._hypercalls_watched = hypercalls_watched
+        self._native_work_watched = native_work_watched
         self.before_hypercall: list[Callable[[HypercallEvent], None]] = []
         self.after_hypercall: list[Callable[[HypercallEvent], None]] = []
         self.event_sent: list[Callable[[EventSent], None]] = []
         self.lifecycle: list[Callable[[LifecycleEvent], None]] = []
 
     @property
-    def watches_hypercalls(self) -> bool:
-        """Whether anybody does."""
-        return bool(self.before_hypercall or self.after_hypercall)
+    def watches_native_work(self) -> bool:
+        """Whether anybody watches what native code does, too."""
+        return bool(self.before_hypercall or self.after_hypercall or self.event_sent)
 
     def subscribe_hypercall(
         self,
@@ -69,23 +69,26 @@ class Hooks:
         after: Callable[[HypercallEvent], None] | None = None,
     ) -> Callable[[], None]:
         """Call ``before`` and ``after`` around every hypercall of every guest."""
-        undo = [_add(self.before_hypercall, before), _add(self.after_hypercall, after)]
-        self._hypercalls_watched(self.watches_hypercalls)
-
-        def unsubscribe() -> None:
-            for one in undo:
-                one()
-            self._hypercalls_watched(self.watches_hypercalls)
-
-        return unsubscribe
+        return self._watched([_add(self.before_hypercall, before), _add(self.after_hypercall, after)])
 
     def subscribe_event_sent(self, subscriber: Callable[[EventSent], None]) -> Callable[[], None]:
         """Call ``subscriber`` for every event that becomes pending."""
-        return _add(self.event_sent, subscriber)
+        return self._watched([_add(self.event_sent, subscriber)])
 
     def subscribe_lifecycle(self, subscriber: Callable[[LifecycleEvent], None]) -> Callable[[], None]:
         """Call ``subscriber`` when a domain is created, paused, shut down, destroyed."""
         return _add(self.lifecycle, subscriber)
+
+    def _watched(self, undo: list[Callable[[], None]]) -> Callable[[], None]:
+        """Subscribers were added. -> what takes them away by calling ``undo``."""
+        self._native_work_watched(self.watches_native_work)
+
+        def unsubscribe() -> None:
+            for one in undo:
+                one()
+            self._native_work_watched(self.watches_native_work)
+
+        return unsubscribe
 
     def publish(self, subscribers: list[Callable[[T], None]], event: T) -> None:
         """Tell everyone in ``subscribers``; drop those that raise."""
@@ -96,7 +99,7 @@ class Hooks:
                 self._report(f"hook {subscriber!r} raised {error!r} and was removed")
                 if subscriber in subscribers:
                     subscribers.remove(subscriber)
-                    self._hypercalls_watched(self.watches_hypercalls)
+                    self._native_work_watched(self.watches_native_work)
 
 
 def _add(subscribers: list[Callable[[T], None]], subscriber: Callable[[T], None] | None) -> Callable[[], None]:

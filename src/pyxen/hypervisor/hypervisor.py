@@ -62,7 +62,7 @@ class Hypervisor:
         tsc_is_reliable: bool = True,
     ) -> None:
         self.console = ConsoleRing()
-        self.hooks = Hooks(self.log, self._hypercalls_watched)
+        self.hooks = Hooks(self.log, self._native_work_watched)
         self.memory = MachineMemory(memory_bytes)
         self.engine: Engine = engine_factory(self.memory.address, memory_bytes)
         self.lock = self.engine.lock
@@ -141,8 +141,8 @@ class Hypervisor:
         """One line that a guest caused: rate limited."""
         self.console.write_guest(domid, text)
 
-    def _hypercalls_watched(self, watched: bool) -> None:
-        """The native gate serves hypercalls only while nobody wants to see them."""
+    def _native_work_watched(self, watched: bool) -> None:
+        """The native gate serves hypercalls and sends events only while nobody wants to see them."""
         with self.lock:
             for domain in self.domains():
                 for vcpu in domain.vcpus:

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import Dirty
-from pyxen.hypervisor import debug_registers, guest_access, msr, port_io, traps
-from pyxen.hypervisor.cpuid import STRUCTURED_LEAF, TIME_LEAF
+from pyxen.hypervisor import cpuid, debug_registers, guest_access, msr, port_io, traps
 from pyxen.hypervisor.dom0_interface import HypercallError
 from pyxen.hypervisor.instruction import MASK32, REGISTERS, Instruction, InstructionFault, code_bits
 from pyxen.hypervisor.vcpu import CR0_TS
@@ -75,16 +74,6 @@ def set_task_switched(vcpu: Vcpu, *, on: bool) -> None:
 def cpuid_faults(vcpu: Vcpu) -> bool:
     """Whether the guest kernel has made CPUID #GP for its user space."""
     return bool(vcpu.cpuid_faulting) and not vcpu.kernel_mode
-
-
-def execute_cpuid(vcpu: Vcpu) -> None:
-    """The domain's CPUID policy for the leaf in EAX, ECX."""
-    state = vcpu.state
-    leaf, subleaf = state.rax & MASK32, state.rcx & MASK32
-    answer = vcpu.domain.cpuid.query(leaf, subleaf, vcpu)
-    if leaf != TIME_LEAF:
-        vcpu.known_cpuid.remember(leaf, subleaf if leaf == STRUCTURED_LEAF else 0, answer)
-    state.rax, state.rbx, state.rcx, state.rdx = answer
 
 
 # -- one function an instruction; False refuses it ---------------------------------------------------------------------
@@ -215,7 +204,7 @@ def _rdtscp(vcpu: Vcpu, instruction: Instruction) -> bool:
 def _cpuid(vcpu: Vcpu, instruction: Instruction) -> bool:
     if cpuid_faults(vcpu):
         return False
-    execute_cpuid(vcpu)
+    cpuid.execute(vcpu)
     return True
 
 

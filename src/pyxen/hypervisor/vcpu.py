@@ -213,6 +213,10 @@ class Vcpu:
 
     def event_upcall(self) -> None:
         """evtchn_upcall_pending was just set."""
+        self.attend()
+
+    def attend(self) -> None:
+        """There is something for the guest that native code can deliver, too."""
         if self.blocked:
             self.wake()
         elif self.in_guest:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pyxen.hypervisor.gate import BLOCKS_SIZE, SEGMENTS, GateBlock, KnownSegments, TrapEntry, TrapTable
-from pyxen.hypervisor.hooks import HypercallEvent
 from pyxen.hypervisor.hypervisor import Hypervisor
+from tests.unit.hypervisor.hvm_guest import SmallHvmDomain
 from tests.unit.hypervisor.machine import SmallDomain, new_machine
 
 
@@ -35,13 +35,16 @@ def test_the_gate_is_used_unless_the_environment_says_python(machine: Hypervisor
     assert not SmallDomain(machine).domain.vcpus[0].gate.enabled
 
 
-def test_who_watches_hypercalls_sees_all_of_them(machine: Hypervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["hypercalls", "events"])
+def test_who_watches_sees_what_native_code_would_do(machine: Hypervisor, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.delenv("PYXEN_GATE", raising=False)
     gate = SmallDomain(machine).domain.vcpus[0].gate
-    seen: list[HypercallEvent] = []
-    stop = machine.hooks.subscribe_hypercall(after=seen.append)
+    seen: list[object] = []
+    hooks = machine.hooks
+    stop = hooks.subscribe_hypercall(after=seen.append) if what == "hypercalls" else hooks.subscribe_event_sent(seen.append)
     assert not gate.enabled
     assert not SmallDomain(machine).domain.vcpus[0].gate.enabled, "a domain created meanwhile"
+    assert not SmallHvmDomain(machine).vcpu.gate.enabled
     stop()
     assert gate.enabled
 

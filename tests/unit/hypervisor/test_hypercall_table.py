@@ -210,7 +210,7 @@ def test_a_raising_hook_is_removed(guest: SmallDomain) -> None:
     guest.start(code_of((xen.HYPERVISOR_xen_version, 0, 0), (xen.HYPERVISOR_xen_version, 0, 0)))
     assert guest.wait_for_shutdown().shutdown_reason is ShutdownReason.POWEROFF
     assert len(calls) == 1 and not hooks.before_hypercall
-    assert not hooks.watches_hypercalls and (guest.vcpu.gate.enabled or not hypercall_table_is_native(guest))
+    assert not hooks.watches_native_work and (guest.vcpu.gate.enabled or not hypercall_table_is_native(guest))
     assert "was removed" in guest.dom0.read_console_ring()
     unsubscribe()
 

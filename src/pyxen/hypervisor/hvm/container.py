@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyxen.abi.hvm import params
+from pyxen.hypervisor.gate import GateMember
 from pyxen.hypervisor.hvm.p2m import PhysicalMap
 from pyxen.hypervisor.shared_page import NARROW, WIDE
 
@@ -19,18 +20,20 @@ FIRST_CALLBACK_VECTOR = 16
 class HvmContainer:
     """``parameters`` is indexed by HVM_PARAM_*; ``memory_map`` holds (address, size, type) as XENMEM_memory_map answers it."""
 
+    callback_vector = GateMember()  #: of event upcalls for all vCPUs, 0 for none
+
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self.physical_map = PhysicalMap(domain)
         self.parameters = [0] * params.HVM_NR_PARAMS
         self.memory_map: list[tuple[int, int, int]] = []
-        #: The vector of event upcalls for all vCPUs, 0 for none.
-        self.callback_vector = 0
+        self.gate = domain.gate
 
     def latch_width(self, vcpu: HvmVcpu) -> None:
         """The shared info page is that of 32- or 64-bit code from now on, as what ``vcpu`` executes is. As on Xen only the wall clock is
         brought to its new place."""
         self._domain.shared_layout = WIDE if vcpu.in_64_bit_code else NARROW
+        self.gate.narrow = self._domain.shared_layout.narrow
         self._domain.hypervisor.guest_time.write_wall_clock(self._domain)
 
     def set_callback(self, untrusted_via: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyxen.hypervisor.cpuid import XEN_LEAVES, CpuidPolicy, Leaf
+from pyxen.hypervisor.cpuid import HVM_LEAF, CpuidPolicy, Leaf
 from pyxen.hypervisor.hvm.p2m import ADDRESS_BITS
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class HvmCpuidPolicy(CpuidPolicy):
             return FREQUENCY_LEAF, ebx, ecx, edx
         if leaf == 1:
             return eax, ebx & 0x00FFFFFF | 2 * vcpu.vcpu_id << 24, ecx, edx & ~_bits(9) | self._apic_bit(vcpu)
-        if leaf == XEN_LEAVES + 4 and not subleaf:
+        if leaf == HVM_LEAF and not subleaf:
             present = HVM_IOMMU_MAPPINGS | HVM_VCPU_ID_PRESENT | HVM_DOMAIN_ID_PRESENT
             return present, vcpu.vcpu_id, vcpu.domain.domid, 0
         return found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pyxen.engine.interface import ExitReason
-from pyxen.hypervisor import hypercall_table
+from pyxen.hypervisor import cpuid, hypercall_table
 from pyxen.hypervisor.hvm import interrupts, mmio, msr
 from pyxen.hypervisor.hvm.interrupts import FLAG_IF, VECTOR_GP
 
@@ -27,14 +27,14 @@ AnyVcpu = TypeVar("AnyVcpu", bound="Vcpu")
 
 
 def on_nothing(vcpu: HvmVcpu) -> None:
-    """A kick, an open interrupt window: what is due is injected before the next entry."""
+    """A kick, an open interrupt window: what is due is injected before the next entry. But it may have been the one-shot timer's alarm."""
+    vcpu.one_shot_timer.look()
 
 
 def on_cpuid(vcpu: HvmVcpu) -> None:
     """The policy's answer."""
-    state = vcpu.state
-    state.rax, state.rbx, state.rcx, state.rdx = vcpu.domain.cpuid.query(state.rax & MASK32, state.rcx & MASK32, vcpu)
-    state.rip += state.instruction_length
+    cpuid.execute(vcpu)
+    vcpu.state.rip += vcpu.state.instruction_length
 
 
 def on_rdtsc(vcpu: HvmVcpu) -> None:

@@ -1,16 +1,19 @@
 """The local APIC of one vCPU: registers by MMIO and as x2APIC, interrupt requests, IPIs, the timer (Intel SDM volume 3, chapter 11; Xen's
 arch/x86/hvm/vlapic.c).
 
-All methods are called with the hypervisor lock held.
+All methods are called with the hypervisor lock held. The registers are in the gate's block; native code (native/pyxen_apic.c) reads and
+writes some of them, on the vCPU's own thread.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyxen.hypervisor.gate import APIC_REGISTERS, GateBits, GateMember
 from pyxen.hypervisor.hvm import apic_timer, processor_reset
 
 if TYPE_CHECKING:
+    from pyxen.hypervisor.gate import GateApic
     from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 
 ID, VERSION, TPR, PPR, EOI, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0
@@ -53,26 +56,49 @@ BASE_ADDRESS = 0xFEE00000
 DELIVER_FIXED, DELIVER_LOWEST, DELIVER_NMI, DELIVER_INIT, DELIVER_STARTUP = 0, 1, 4, 5, 6
 
 
+class _Registers:
+    """Those that keep what was written, by their MMIO offset; 0 for what is none."""
+
+    def __init__(self, block: GateApic) -> None:
+        self._block = block  # owns the array's memory
+        self._words = block.registers
+
+    def __getitem__(self, offset: int) -> int:
+        number = offset >> 4
+        return self._words[number] if number < APIC_REGISTERS else 0
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        self._words[offset >> 4] = value
+
+    def clear(self) -> None:
+        """All of them 0."""
+        self._words[:] = bytes(APIC_REGISTERS)
+
+
 class LocalApic:
     """See the module's text. Requests and services are 256-bit numbers, a bit a vector."""
 
-    base: int
     timer: apic_timer.ApicTimer
+    base = GateMember()
+    requests = GateBits()
+    services = GateBits()
 
     def __init__(self, vcpu: HvmVcpu) -> None:
         self._vcpu = vcpu
+        self.gate: GateApic = vcpu.gate.apic
+        self._registers = _Registers(self.gate)
         self.apic_id = 2 * vcpu.vcpu_id
         self.base = BASE_ADDRESS | ENABLED | (BOOT_PROCESSOR if not vcpu.vcpu_id else 0)
-        self._registers: dict[int, int] = {}
-        self.requests = 0
-        self.services = 0
         self._errors = 0  # since the last write of ESR
         self.timer = apic_timer.ApicTimer(vcpu, self._timer_fired)
         self.reset()
 
     def reset(self) -> None:
         """As after INIT; the base register stays."""
-        self._registers = {SVR: 0xFF, DFR: 0xFFFFFFFF, **dict.fromkeys(_LOCAL_VECTORS, MASKED)}
+        self._registers.clear()
+        self._registers[SVR], self._registers[DFR] = 0xFF, 0xFFFFFFFF
+        for local in _LOCAL_VECTORS:
+            self._registers[local] = MASKED
         self.task_priority = 0
         self.requests = self.services = self._errors = 0
         self.timer.stop()
@@ -90,7 +116,7 @@ class LocalApic:
     @property
     def task_priority(self) -> int:
         """TPR. Its upper half is CR8, which the guest may load by itself."""
-        priority, cr8 = self._registers.get(TPR, 0), self._vcpu.state.cr8
+        priority, cr8 = self._registers[TPR], self._vcpu.state.cr8
         return priority if priority >> 4 == cr8 else cr8 << 4
 
     @task_priority.setter
@@ -130,7 +156,7 @@ class LocalApic:
             self._note_error(ESR_ILLEGAL_VECTOR)
             return
         self.requests |= 1 << vector
-        self._vcpu.wake()
+        self._vcpu.attend()
 
     def _note_error(self, error: int) -> None:
         """An error that was not there yet, for the next write of ESR to show; an interrupt by the local vector for errors, if that is one
@@ -152,6 +178,7 @@ class LocalApic:
         if (old == ENABLED | X2APIC and mode == ENABLED) or (not old and mode == ENABLED | X2APIC):
             return False
         self.base = value
+        self._vcpu.known_cpuid.forget()  # they show whether there is one
         if not mode and old:
             self.reset()
         return True
@@ -177,7 +204,7 @@ class LocalApic:
             return self.timer.current()
         if offset == TPR:
             return self.task_priority
-        return self._registers.get(offset, 0)
+        return self._registers[offset]
 
     def write(self, offset: int, value: int) -> None:
         """A 32-bit register by its MMIO offset; nothing happens for one that is not there or only to be read."""
@@ -186,13 +213,13 @@ class LocalApic:
                 self.services &= ~(1 << self.services.bit_length() - 1)
         elif offset == ICR:
             self._registers[ICR] = value & ICR_BITS
-            destination = self._registers.get(ICR_HIGH, 0) >> 24
+            destination = self._registers[ICR_HIGH] >> 24
             self._send(value, destination, broadcast=destination == 0xFF)
         elif offset == ESR:
             self._registers[ESR], self._errors = self._errors, 0
         elif offset == TIMER_INITIAL:
             if self.timer.mode(self._registers[LVT_TIMER]) != apic_timer.TSC_DEADLINE:
-                self.timer.start(value, self._registers[LVT_TIMER], self._registers.get(TIMER_DIVIDE, 0))
+                self.timer.start(value, self._registers[LVT_TIMER], self._registers[TIMER_DIVIDE])
         elif offset == TPR:
             self.task_priority = value
         elif offset in _WRITABLE:
@@ -218,7 +245,7 @@ class LocalApic:
         if not self.is_x2apic or offset in _X2APIC_ABSENT or offset in (EOI, SELF_IPI):
             return None
         if offset == ICR:
-            return self._registers.get(ICR, 0) | self._registers.get(ICR_HIGH, 0) << 32
+            return self._registers[ICR] | self._registers[ICR_HIGH] << 32
         known = offset in _X2APIC_ONLY_READ or offset in _WRITABLE or offset in (ESR, TIMER_INITIAL)
         return self.read(offset) if known else None
 
@@ -283,7 +310,7 @@ class LocalApic:
         if x2apic:
             own = self.apic_id >> 4 << 16 | 1 << (self.apic_id & 15)
             return own >> 16 == destination >> 16 and bool(own & destination & 0xFFFF)
-        own = self._registers.get(LDR, 0) >> 24
+        own = self._registers[LDR] >> 24
         if self._registers[DFR] >> 28 == 0xF:
             return bool(own & destination)
         return own >> 4 == destination >> 4 and bool(own & destination & 0xF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyxen.engine.interface import CS, VirtualCpu
+from pyxen.hypervisor.gate import GateMember
 from pyxen.hypervisor.hvm.guest_paging import machine_address
 from pyxen.hypervisor.hvm.local_apic import ENABLED, LocalApic
 from pyxen.hypervisor.vcpu import Vcpu
@@ -23,14 +24,14 @@ class HvmVcpu(Vcpu):
     local_apic: LocalApic
     is_hvm = True
     hypercall_length = 3
+    upcall_vector = GateMember()  #: HVMOP_set_evtchn_upcall_vector; 0: the domain's callback vector
 
     def __init__(self, domain: Domain, vcpu_id: int, cpu: VirtualCpu, info: int, container: HvmContainer) -> None:
         super().__init__(domain, vcpu_id, cpu, info)
+        self.gate.is_hvm = True
         self.container = container
         #: Registers that only keep what the guest wrote; see ``msr``.
         self.plain_msrs: dict[int, int] = {}
-        #: HVMOP_set_evtchn_upcall_vector; 0: the domain's callback vector.
-        self.upcall_vector = 0
         #: An INIT came while its thread was between the guest and the handler of the exit, which is void then.
         self.was_reset = False
         self.local_apic: LocalApic = LocalApic(self)
@@ -57,7 +58,7 @@ class HvmVcpu(Vcpu):
         """evtchn_upcall_pending was just set."""
         if self.upcall_vector:
             self.local_apic.request(self.upcall_vector)
-        self.wake()
+        self.attend()
 
     def stop_timers(self) -> None:
         """Cancel everything that could still fire for this vCPU."""
