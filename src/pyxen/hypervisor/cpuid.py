@@ -1,7 +1,7 @@
 """The CPUID policy of PV domains: what the engine can do, less what a PV guest must not see, plus Xen's own leaves.
 
-Sources: arch-x86/cpuid.h for the leaves at 0x40000000; Xen's featureset for what PV guests get. Hidden for speed, too: fast string
-operations (ERMS, FSRM), which a software engine executes one element at a time.
+Sources: arch-x86/cpuid.h for the leaves at 0x40000000; Xen's featureset for what PV guests get. Shown for speed: ERMS, since the engine
+carries out REP MOVS and REP STOS by the page (native/pyxen_string.c).
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ HIDDEN_1_ECX = _bits(3, 5, 6, 7, 8, 15, 17, 21, 24, 26, 27, 28)
 HYPERVISOR_BIT = _bits(31)
 #: Leaf 1 EDX: VME, PSE, MCE, SEP, MTRR, PGE, MCA, PSE36, CLFLUSH-independent DS, ACPI, HTT, TM, PBE.
 HIDDEN_1_EDX = _bits(1, 3, 7, 11, 12, 13, 14, 17, 21, 22, 28, 29, 31)
-#: Leaf 7 EBX: FSGSBASE, TSC_ADJUST, HLE, AVX2, SMEP, ERMS, INVPCID, RTM, MPX, SMAP and the AVX-512 family.
-HIDDEN_7_EBX = _bits(0, 1, 4, 5, 7, 9, 10, 11, 14, 16, 17, 20, 21, 26, 27, 28, 30, 31)
+#: Leaf 7 EBX: FSGSBASE, TSC_ADJUST, HLE, AVX2, SMEP, INVPCID, RTM, MPX, SMAP and the AVX-512 family.
+HIDDEN_7_EBX = _bits(0, 1, 4, 5, 7, 10, 11, 14, 16, 17, 20, 21, 26, 27, 28, 30, 31)
+#: ERMS.
+ADDED_7_EBX = _bits(9)
 #: Leaf 0x80000001: SVM, OSVW, IBS, SKINIT... / the Intel copy of leaf 1's hidden bits, 1 GiB pages.
 HIDDEN_E1_ECX = _bits(1, 2, 3, 9, 10, 12, 13, 15, 16, 19, 22, 23, 24, 26, 28)
 HIDDEN_E1_EDX = _bits(1, 3, 7, 12, 13, 14, 17, 26)
@@ -92,7 +94,7 @@ class CpuidPolicy:
         if leaf == 1:
             return eax, ebx & 0xFF00FFFF | 1 << 16, ecx & ~HIDDEN_1_ECX & MASK32 | HYPERVISOR_BIT, edx & ~HIDDEN_1_EDX
         if leaf == STRUCTURED_LEAF:
-            return (0, ebx & ~HIDDEN_7_EBX, 0, 0) if subleaf == 0 else ZERO
+            return (0, ebx & ~HIDDEN_7_EBX | ADDED_7_EBX, 0, 0) if subleaf == 0 else ZERO
         if leaf == 0x80000000:
             return min(eax, MAX_EXTENDED_LEAF), ebx, ecx, edx
         if leaf == 0x80000001:

@@ -29,7 +29,7 @@ CONSTANT = {
     MSR_PATCH_LEVEL: 0,
     MSR_PERF_STATUS: 0,
     MSR_PERF_CONTROL: 0,
-    MSR_MISC_ENABLE: 1 << 11 | 1 << 12 | 1 << 23,  # BTS and PEBS are unavailable, no task priority messages
+    MSR_MISC_ENABLE: 1 | 1 << 11 | 1 << 12 | 1 << 23,  # fast strings; BTS and PEBS are unavailable, no task priority messages
     MSR_PERF_CAPABILITIES: 0,
 }
 #: Writes that Xen accepts and forgets.

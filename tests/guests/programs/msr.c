@@ -41,7 +41,7 @@ PROGRAM(msr)
     }
     for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
         check(write_msr(ignored[i], ~0UL).kind == KIND_NONE, "wrmsr 0x%x is ignored", ignored[i]);
-    check(read_msr(0x1a0, &value).kind == KIND_NONE && value == (1 << 11 | 1 << 12 | 1 << 23), "MISC_ENABLE: 0x%lx", value);
+    check(read_msr(0x1a0, &value).kind == KIND_NONE && value == (1 | 1 << 11 | 1 << 12 | 1 << 23), "MISC_ENABLE: 0x%lx", value);
     check(read_msr(0x345, &value).kind == KIND_NONE && value == 0, "PERF_CAPABILITIES: none");
     check_equal(write_msr(0x345, 0).kind, VECTOR_GP, "which can't be written");
     tsc = rdtsc();

@@ -1,14 +1,14 @@
 """The CPUID policy of HVM domains: what the engine can do, and what the hypervisor adds to it (local APIC, Xen's leaves).
 
-Hidden for speed: fast string operations (ERMS, FSRM), which a software engine executes one element at a time. Shown for speed: that none of
-the speculation faults exists, so kernels need no separate page tables for user mode and no retpolines.
+Shown for speed: that none of the speculation faults exists, so kernels need no separate page tables for user mode and no retpolines; and
+ERMS, as to PV domains.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyxen.hypervisor.cpuid import HVM_LEAF, CpuidPolicy, Leaf
+from pyxen.hypervisor.cpuid import ADDED_7_EBX, HVM_LEAF, CpuidPolicy, Leaf
 from pyxen.hypervisor.hvm.p2m import ADDRESS_BITS
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ ADDED_1_ECX = _bits(21, 24, 31)
 HIDDEN_1_EDX = _bits(1, 7, 14, 21, 22, 28, 29, 31)
 #: Local APIC, MTRR, PAT.
 ADDED_1_EDX = _bits(9, 12, 16)
-#: Leaf 7 EBX: TSC_ADJUST, HLE, AVX2, ERMS, INVPCID, RTM, MPX and the AVX-512 family.
-HIDDEN_7_EBX = _bits(1, 4, 5, 9, 10, 11, 14, 16, 17, 21, 26, 27, 28, 30, 31)
+#: Leaf 7 EBX: TSC_ADJUST, HLE, AVX2, INVPCID, RTM, MPX and the AVX-512 family.
+HIDDEN_7_EBX = _bits(1, 4, 5, 10, 11, 14, 16, 17, 21, 26, 27, 28, 30, 31)
 #: Leaf 7 EDX: IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD.
 ADDED_7_EDX = _bits(26, 27, 29, 31)
 HIDDEN_E1_ECX = _bits(1, 2, 3, 9, 10, 12, 13, 15, 16, 19, 22, 23, 24, 26, 28)
@@ -72,7 +72,7 @@ class HvmCpuidPolicy(CpuidPolicy):
         if leaf == 7:
             if subleaf == 2:
                 return 0, 0, 0, BHI_CONTROL
-            return (2, ebx & ~HIDDEN_7_EBX, 0, ADDED_7_EDX) if subleaf == 0 else (0, 0, 0, 0)
+            return (2, ebx & ~HIDDEN_7_EBX | ADDED_7_EBX, 0, ADDED_7_EDX) if subleaf == 0 else (0, 0, 0, 0)
         if leaf == 0x80000001:
             return eax, ebx, ecx & ~HIDDEN_E1_ECX, edx & ~HIDDEN_E1_EDX
         if leaf == 0x80000008:

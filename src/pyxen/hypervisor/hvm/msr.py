@@ -156,7 +156,7 @@ _TABLE: dict[int, tuple[Reader, Writer]] = {
     MSR_SYSENTER_CS: _member("sysenter_cs", _NARROW),
     MSR_SYSENTER_ESP: _member("sysenter_esp", _canonical),
     MSR_SYSENTER_EIP: _member("sysenter_eip", _canonical),
-    MSR_MISC_ENABLE: (_constant(1 << 11 | 1 << 12), _ignored),  # BTS and PEBS are unavailable
+    MSR_MISC_ENABLE: (_constant(1 | 1 << 11 | 1 << 12), _ignored),  # fast strings; BTS and PEBS are unavailable
     MSR_PAT: _plain(PAT_RESET, _memory_types(1)),
     MSR_MTRR_DEFAULT: _plain(MTRR_DEFAULT, lambda value: not value & ~0xCFF and value & 0xFF in (0, 1, 4, 5, 6)),
     **dict.fromkeys(MTRR_FIXED, _plain(0x0606060606060606, _memory_types(0))),
