@@ -12,6 +12,7 @@ import pytest
 
 from pyxen.guests.packages import GuestPackages
 from pyxen.guests.ramdisk import Ramdisk
+from tests.linux.engine_counters import check_that_ticks_stay_in_the_engine, counters, needs_the_gate
 from tests.linux.linux_guest import BootLinux, LinuxGuest, linux_host
 
 TROUBLE = re.compile(r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|general protection|segfault|\bstall|lockup).*$")
@@ -44,6 +45,23 @@ def test_both_processors_work(pvh: LinuxGuest) -> None:
 
 def test_time_comes_from_xen(pvh: LinuxGuest) -> None:
     assert pvh.run("cat /sys/devices/system/clocksource/*/current_clocksource") == "xen\n"
+
+
+@needs_the_gate
+def test_ticks_of_a_busy_guest_do_not_leave_the_engine(pvh: LinuxGuest) -> None:
+    check_that_ticks_stay_in_the_engine(pvh)
+
+
+@needs_the_gate
+def test_processes_start_without_python(pvh: LinuxGuest) -> None:
+    """Each asks CPUID some twenty times."""
+    pvh.run("/bin/busybox true")  # until the answers are known
+    before = counters(pvh)
+    pvh.run("for i in $(seq 50); do /bin/busybox true; done")
+    after = counters(pvh)
+    native, exits = (after[kind] - before[kind] for kind in ("native", "exits"))
+    assert native["cpuid"] > 500, native
+    assert exits["cpuid"] < 100, exits
 
 
 def test_memory_is_what_was_asked_for(pvh: LinuxGuest) -> None:
