@@ -59,9 +59,9 @@ def _of_idle(name: str) -> Callable[[Result], float]:
     return lambda result: float(result["idle"][name])
 
 
-_PV = {"getpid": 0.4, "pipe_pingpong": 0.6, "fork_exit_wait": 0.35, "fork_exec_wait": 0.5, "page_faults": 0.5, "int_loop": 0.85}
+_PV = {"getpid": 0.4, "pipe_pingpong": 0.9, "fork_exit_wait": 0.6, "fork_exec_wait": 0.8, "page_faults": 0.6, "int_loop": 0.75}
 _PV |= {"memcpy": 0.95, "sha256": 0.8}
-_PVH = {"getpid": 0.6, "pipe_pingpong": 0.9, "fork_exit_wait": 1.0, "fork_exec_wait": 0.75, "page_faults": 0.9, "int_loop": 0.8}
+_PVH = {"getpid": 0.7, "pipe_pingpong": 1.0, "fork_exit_wait": 1.0, "fork_exec_wait": 1.0, "page_faults": 0.9, "int_loop": 0.75}
 _PVH |= {"memcpy": 0.95, "sha256": 0.75}
 
 PROMISES = (
