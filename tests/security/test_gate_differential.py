@@ -8,7 +8,6 @@ million), from a seed that PYXEN_SEED names.
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 from collections import Counter
@@ -30,14 +29,13 @@ from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import NX, PRESENT, PSE, RW, USER
 from pyxen.hypervisor.timers import Timer
 from pyxen.hypervisor.vcpu import Vcpu
+from tests.security.machine_pair import SEED, MachinePair, calls_to_make, open_ports
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.grant_guest import GrantGuest
 from tests.unit.hypervisor.machine import LEAF_FLAGS, MASK64, TABLE_FLAGS, new_machine
 from tests.unit.hypervisor.test_page_table_writes import ALL, instructions
 
-LONG = os.environ.get("PYXEN_LONG") == "1"
-SEED = int(os.environ.get("PYXEN_SEED", "1"))
-CALLS = int(os.environ.get("PYXEN_CALLS", "1000000" if LONG else "3000"))
+CALLS = calls_to_make(3000)
 CALLS_PER_MACHINE, CALLS_PER_RECOUNT = 500, 50
 
 PAGES, LOOSE = 48, 16
@@ -77,22 +75,9 @@ class Side:
         self.guest.domain.vm_assist = 1 << xen.VMASST_TYPE_writable_pagetables
         for vector in (traps.VECTOR_DB, traps.VECTOR_GP, traps.VECTOR_PF):
             self.vcpu.traps[vector] = TrapEntry(0x2000, 0, masks_events=False)
-        self.ports = self._open_ports(vcpus, fifo=fifo)
+        mfns = self.guest.mfns
+        self.ports = open_ports(self.guest.domain, (mfns[CONTROL], mfns[WORDS]) if fifo else None)
         self.served: Counter[str] = Counter()
-
-    def _open_ports(self, vcpus: int, *, fifo: bool) -> list[int]:
-        """For two IPIs of each vCPU, VIRQ_TIMER, and one that nobody has bound."""
-        channels, mfns = self.guest.domain.event_channels, self.guest.mfns
-        with self.machine.lock:
-            if fifo:
-                for vcpu_id in range(vcpus):
-                    channels.init_control(vcpu_id, mfns[CONTROL], 128 * vcpu_id)
-                channels.expand_array(mfns[WORDS])
-            ports = [channels.bind_ipi(vcpu_id) for vcpu_id in (*range(vcpus), *range(vcpus))]
-            ports += [channels.bind_virq(xen.VIRQ_TIMER, 0), channels.alloc_unbound(0)]
-            if fifo:
-                channels.set_priority(ports[0], 2)
-        return ports
 
     @property
     def vcpu(self) -> Vcpu:
@@ -157,7 +142,7 @@ class Side:
         return found
 
 
-class Pair:
+class Pair(MachinePair[Side]):
     """Both, and the hypercalls."""
 
     def __init__(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,24 +150,12 @@ class Pair:
         vcpus, fifo = self.random.choice((1, 2)), self.random.random() < 0.7
         #: Few, so that each is met again.
         self.writes = self.random.sample(range(len(WRITES)), 3)
-        monkeypatch.delenv("PYXEN_GATE", raising=False)
-        self.native = Side(vcpus, fifo=fifo)
-        monkeypatch.setenv("PYXEN_GATE", "python")
-        self.python = Side(vcpus, fifo=fifo)
-        assert self.native.native and not self.python.native
+        super().__init__(lambda: Side(vcpus, fifo=fifo), monkeypatch)
         assert self.native.guest.mfns == self.python.guest.mfns
         guest = self.native.guest
         self.compared = np.array(guest.mfns + self.native.giver.mfns)
         self.tables = (guest.l1, guest.l2, guest.l3, guest.l4)
         self.strange = [guest.domain.shared_info >> 12, self.native.giver.l1, self.native.machine.gdt_frame, 0, (64 << 20) >> 12]
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        return self.native, self.python
-
-    def close(self) -> None:
-        for side in self.sides:
-            side.machine.close()
 
     # -- what to call ----------------------------------------------------------------------------------------------------
     def frame(self) -> int:

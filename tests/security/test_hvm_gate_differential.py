@@ -7,7 +7,6 @@ PYXEN_LONG=1 makes PYXEN_CALLS of them (a million), from a seed that PYXEN_SEED 
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 from collections import Counter
@@ -23,12 +22,11 @@ from pyxen.hypervisor.hvm import exits, interrupts, local_apic
 from pyxen.hypervisor.hvm.processor_reset import GENERAL
 from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 from pyxen.hypervisor.timers import Timer
+from tests.security.machine_pair import SEED, MachinePair, calls_to_make, open_ports
 from tests.unit.hypervisor.hvm_guest import SmallHvmDomain
 from tests.unit.hypervisor.machine import MASK64, new_machine
 
-LONG = os.environ.get("PYXEN_LONG") == "1"
-SEED = int(os.environ.get("PYXEN_SEED", "1"))
-CALLS = int(os.environ.get("PYXEN_CALLS", "1000000" if LONG else "4000"))
+CALLS = calls_to_make(4000)
 CALLS_PER_MACHINE = 500
 
 PAGES, VCPUS = 64, 3
@@ -67,8 +65,7 @@ class Side:
             if x2apic:
                 vcpu.local_apic.set_base(vcpu.local_apic.base | local_apic.X2APIC)
         self._enter_long_mode()
-        with self.machine.lock:
-            self.ports = self._open_ports(fifo=fifo)
+        self.ports = open_ports(self.guest.domain, (CONTROL, WORDS) if fifo else None)
 
     def _enter_long_mode(self) -> None:
         top, middle, single, pages = (frame << 12 for frame in TABLES)
@@ -88,16 +85,6 @@ class Side:
         state = self.vcpu.state
         state.cr0, state.cr3, state.cr4, state.efer = 0x80010031, top, 0x20, 0x500
         state.dirty |= Dirty.ALL
-
-    def _open_ports(self, *, fifo: bool) -> list[int]:
-        """For two IPIs of each vCPU, VIRQ_TIMER, and one that nobody has bound."""
-        channels = self.guest.domain.event_channels
-        if fifo:
-            for vcpu_id in range(VCPUS):
-                channels.init_control(vcpu_id, CONTROL, 128 * vcpu_id)
-            channels.expand_array(WORDS)
-        ports = [channels.bind_ipi(vcpu_id) for vcpu_id in (*range(VCPUS), *range(VCPUS))]
-        return [*ports, channels.bind_virq(xen.VIRQ_TIMER, 0), channels.alloc_unbound(0)]
 
     def exit(self, name: str, reason: ExitReason, registers: dict[str, int], *, cpl: int, code: int) -> None:
         """The kernel has come to such an instruction."""
@@ -136,27 +123,15 @@ class Side:
         self._page(pfn)[: len(data)] = data
 
 
-class Pair:
+class Pair(MachinePair[Side]):
     """Both, and what the kernel does."""
 
     def __init__(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.random = random.Random(seed)
         fifo, x2apic = self.random.random() < 0.5, self.random.random() < 0.9
         callback, upcalls = self.random.choice((0, 0xF3, 0xF3, 0x50)), tuple(self.random.choice((0, 0, 0x50)) for _ in range(VCPUS))
-        monkeypatch.delenv("PYXEN_GATE", raising=False)
-        self.native = Side(fifo=fifo, x2apic=x2apic, callback=callback, upcalls=upcalls)
-        monkeypatch.setenv("PYXEN_GATE", "python")
-        self.python = Side(fifo=fifo, x2apic=x2apic, callback=callback, upcalls=upcalls)
-        assert self.native.native and not self.python.native
+        super().__init__(lambda: Side(fifo=fifo, x2apic=x2apic, callback=callback, upcalls=upcalls), monkeypatch)
         self.python.guest.domain.counter.khz = self.native.guest.domain.counter.khz  # each machine has measured it
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        return self.native, self.python
-
-    def close(self) -> None:
-        for side in self.sides:
-            side.machine.close()
 
     def step(self) -> None:
         choices = (self._cpuid, self._hypercall, self._hypercall, self._read, self._write, self._write, self._window)
