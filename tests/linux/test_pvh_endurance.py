@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyxen.guests.packages import GuestPackages, fetch_tool
+from pyxen.hypervisor import gate
 from tests.linux.disk_and_network import disk_and_file
 from tests.linux.linux_guest import LONG, BootLinux, LinuxGuest
 from tests.linux.network_guest import network_host, network_ramdisk
@@ -24,6 +25,8 @@ STALL_S = 20.0
 LOOKS = 5
 #: Bounds so near to each other say what is asked; and how long that is tried for while nothing else is done, on a machine that may be busy.
 TIGHT_S, PATIENCE_S = CLOCK_LIMIT_S / 2, 20.0
+#: What the last look may take. It is a process of the guest's, whose start takes several times as long without the native gate.
+LOOK_LIMIT_S = CLOCK_LIMIT_S if gate.is_wanted() else 4 * CLOCK_LIMIT_S
 TROUBLE = re.compile(r"(?im)^.*(?:\bWARNING:|\bBUG:|Call Trace|\bstall|lockup|blocked for more|clocksource: .*unstable).*$")
 
 
@@ -109,7 +112,7 @@ def test_load_without_stall_or_jump(boot_linux: BootLinux) -> None:
         assert int(guest.run("cat /tmp/0 /tmp/1 | wc -l")) > 2
         assert TROUBLE.findall(guest.run("dmesg")) == []
         # A clock that has jumped stays where it is: a look that is tight, at the end, is one at the whole run.
-        assert clocks[kind].last_width_s < CLOCK_LIMIT_S, f"{kind}: could not be looked at within {CLOCK_LIMIT_S} s"
+        assert clocks[kind].last_width_s < LOOK_LIMIT_S, f"{kind}: could not be looked at within {LOOK_LIMIT_S} s"
         print(f"{kind}: clock at most {1000 * clocks[kind].worst_s:.1f} ms off, looked at within {1000 * clocks[kind].widest_s:.0f} ms")
 
 
