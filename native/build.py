@@ -32,6 +32,7 @@ LIBRARY = "libpyxen-engine.so"
 HEADERS = ("pyxen_state.h", "pyxen_frames.h", "pyxen_gate.h", "pyxen_hooks.h", "pyxen_cpu.h", "pyxen_internal.h", "pyxen_sse.h")
 SOURCES = (
     "pyxen_access.c",
+    "pyxen_apic.c",
     "pyxen_atomic.c",
     "pyxen_block.c",
     "pyxen_cpu.c",
@@ -44,6 +45,7 @@ SOURCES = (
     "pyxen_fpu.c",
     "pyxen_frames.c",
     "pyxen_gate.c",
+    "pyxen_hvm.c",
     "pyxen_injection.c",
     "pyxen_lock.c",
     "pyxen_mmu.c",
@@ -51,8 +53,6 @@ SOURCES = (
     "pyxen_string.c",
     "pyxen_table_writes.c",
     "pyxen_timer.c",
-    "pyxen_hvm.c",
-    "pyxen_apic.c",
 )
 EDIT_FILES = ("edit.py", "edits.py", "edits_exits.py", "edits_instructions.py", "edits_memory.py", "edits_sse.py")
 BUILT_FROM = (*HEADERS, *SOURCES, *EDIT_FILES, "build.py")

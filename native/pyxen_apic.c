@@ -78,9 +78,7 @@ void pyxen_apic_request(struct pyxen_cpu *p, struct pyxen_gate *target, unsigned
         return;
     }
     target->apic.requests[vector / 64] |= 1ull << vector % 64;
-    if (target != p->gate && target->in_guest) {
-        pyxen_request(target->cpu, PYXEN_REQUEST_EVENTS);
-    }
+    pyxen_attend(p, target);
 }
 
 /* LocalApic._targets. */

@@ -51,6 +51,14 @@ static uint32_t set_bits(uint32_t *word, uint32_t bits)
     return __atomic_fetch_or(word, bits, __ATOMIC_SEQ_CST);
 }
 
+/* Vcpu.attend. The vCPU that serves its own exit looks anyway. */
+void pyxen_attend(struct pyxen_cpu *p, struct pyxen_gate *target)
+{
+    if (target != p->gate && target->in_guest) {
+        pyxen_request(target->cpu, PYXEN_REQUEST_EVENTS);
+    }
+}
+
 /* event_channel_delivery.mark_events_pending, for a vCPU that is not blocked. */
 static void mark_events_pending(struct pyxen_cpu *p, struct pyxen_gate *target)
 {
@@ -59,8 +67,8 @@ static void mark_events_pending(struct pyxen_cpu *p, struct pyxen_gate *target)
     }
     if (target->upcall_vector) {
         pyxen_apic_request(p, target, target->upcall_vector);
-    } else if (target != p->gate && target->in_guest) {
-        pyxen_request(target->cpu, PYXEN_REQUEST_EVENTS);
+    } else {
+        pyxen_attend(p, target);
     }
 }
 

@@ -467,34 +467,46 @@ static bool deliver_pending(struct pyxen_cpu *p, CPUX86State *env)
     return true;
 }
 
+/* An exit of a PV vCPU, but for kicks. False: it is Python's. */
+static bool pv_serve(struct pyxen_cpu *p, CPUX86State *env)
+{
+    const struct pyxen_state *s = p->state;
+
+    if (s->exit_reason == PYXEN_EXIT_SYSCALL) {
+        return p->gate->kernel_mode ? hypercall(p, env) : system_call(p, env);
+    }
+    if (s->exit_reason == PYXEN_EXIT_CPUID) {
+        return pyxen_cpuid(p, env);
+    }
+    if (s->exit_reason != PYXEN_EXIT_EXCEPTION) {
+        return false;
+    }
+    switch (s->vector) {
+    case EXCP0E_PAGE:
+        return page_fault(p, env);
+    case EXCP07_PREX:
+        return device_not_available(p, env);
+    case EXCP0D_GPF:
+        return !s->error_code && p->gate->kernel_mode && interrupt_flag(p, env);
+    default:
+        return false;
+    }
+}
+
 bool pyxen_gate_serve(struct pyxen_cpu *p, CPUX86State *env)
 {
-    struct pyxen_state *s = p->state;
-    bool served = false;
+    bool is_hvm = p->gate->is_hvm, served;
 
     if (!p->gate->enabled) {
         return false;
     }
-    if (p->gate->is_hvm) {
-        return pyxen_hvm_serve(p, env);
-    }
-    if (s->exit_reason == PYXEN_EXIT_SYSCALL) {
-        served = p->gate->kernel_mode ? hypercall(p, env) : system_call(p, env);
-    } else if (s->exit_reason == PYXEN_EXIT_EXCEPTION) {
-        if (s->vector == EXCP0E_PAGE) {
-            served = page_fault(p, env);
-        } else if (s->vector == EXCP07_PREX) {
-            served = device_not_available(p, env);
-        } else if (s->vector == EXCP0D_GPF && !s->error_code && p->gate->kernel_mode) {
-            served = interrupt_flag(p, env);
-        }
-    } else if (s->exit_reason == PYXEN_EXIT_CPUID) {
-        served = pyxen_cpuid(p, env);
-    } else if (s->exit_reason == PYXEN_EXIT_KICK) {
+    if (p->state->exit_reason == PYXEN_EXIT_KICK) {
         served = p->only_events && pyxen_timer_look(p);
+    } else {
+        served = is_hvm ? pyxen_hvm_serve(p, env) : pv_serve(p, env);
     }
-    if (served && !deliver_pending(p, env)) {
-        s->exit_reason = PYXEN_EXIT_KICK; /* the exit itself is dealt with */
+    if (served && !(is_hvm ? pyxen_hvm_deliver_pending(p, env) : deliver_pending(p, env))) {
+        p->state->exit_reason = PYXEN_EXIT_KICK; /* the exit itself is dealt with */
         return false;
     }
     return served;

@@ -17,15 +17,11 @@
 #include "pyxen_hooks.h"
 #include "pyxen_internal.h"
 
-#define HYPERCALL_XEN_VERSION 17
-#define HYPERCALL_VCPU_OP 24
-#define HYPERCALL_EVENT_CHANNEL_OP 32
 #define MSR_LENGTH 2
 
 #define MSR_X2APIC 0x800u
 #define MSR_X2APIC_END 0xc00u
 
-#define PTE_ADDRESS 0x000ffffffffff000ull
 #define FIRST_LEVEL 12
 #define LAST_LEVEL 39
 
@@ -41,7 +37,7 @@ static const uint8_t *physical_place(struct pyxen_cpu *p, uint64_t address)
 const uint8_t *pyxen_hvm_place(struct pyxen_cpu *p, uint64_t address, unsigned size)
 {
     const CPUX86State *env = p->uc->cpu->env_ptr;
-    uint64_t table = env->cr[3] & PTE_ADDRESS, entry, within;
+    uint64_t table = env->cr[3] & PG_ADDRESS_MASK, entry, within;
     const uint8_t *place;
     int shift;
 
@@ -60,9 +56,9 @@ const uint8_t *pyxen_hvm_place(struct pyxen_cpu *p, uint64_t address, unsigned s
         }
         if (shift == FIRST_LEVEL || (shift < LAST_LEVEL && (entry & PG_PSE_MASK))) {
             within = (1ull << shift) - 1;
-            return physical_place(p, (entry & PTE_ADDRESS & ~within) | (address & within));
+            return physical_place(p, (entry & PG_ADDRESS_MASK & ~within) | (address & within));
         }
-        table = entry & PTE_ADDRESS;
+        table = entry & PG_ADDRESS_MASK;
     }
     return NULL;
 }
@@ -147,7 +143,7 @@ static void inject(struct pyxen_cpu *p, uint32_t event, bool window)
 }
 
 /* interrupts.deliver_pending. False: there is something that Python has to deliver. */
-static bool deliver_pending(struct pyxen_cpu *p, CPUX86State *env)
+bool pyxen_hvm_deliver_pending(struct pyxen_cpu *p, CPUX86State *env)
 {
     struct pyxen_gate *g = p->gate;
     int callback = g->upcall_vector ? 0 : g->domain->callback_vector, requested, vector;
@@ -176,35 +172,24 @@ static bool deliver_pending(struct pyxen_cpu *p, CPUX86State *env)
     return true;
 }
 
-/* After an exit. True: it has been served, the guest goes on. */
 bool pyxen_hvm_serve(struct pyxen_cpu *p, CPUX86State *env)
 {
-    struct pyxen_state *s = p->state;
-    bool served = false;
-
-    switch (s->exit_reason) {
-    case PYXEN_EXIT_CPUID:
-        served = is_plain(env) && pyxen_cpuid(p, env);
-        break;
-    case PYXEN_EXIT_HYPERCALL:
-        served = is_plain(env) && hypercall(p, env);
-        break;
-    case PYXEN_EXIT_RDMSR:
-        served = is_plain(env) && read_register(p, env);
-        break;
-    case PYXEN_EXIT_WRMSR:
-        served = is_plain(env) && write_register(p, env);
-        break;
-    case PYXEN_EXIT_INTERRUPT_WINDOW:
-        served = true;
-        break;
-    case PYXEN_EXIT_KICK:
-        served = p->only_events && pyxen_timer_look(p);
-        break;
+    if (p->state->exit_reason == PYXEN_EXIT_INTERRUPT_WINDOW) {
+        return true;
     }
-    if (served && !deliver_pending(p, env)) {
-        s->exit_reason = PYXEN_EXIT_KICK; /* the exit itself is dealt with */
+    if (!is_plain(env)) {
         return false;
     }
-    return served;
+    switch (p->state->exit_reason) {
+    case PYXEN_EXIT_CPUID:
+        return pyxen_cpuid(p, env);
+    case PYXEN_EXIT_HYPERCALL:
+        return hypercall(p, env);
+    case PYXEN_EXIT_RDMSR:
+        return read_register(p, env);
+    case PYXEN_EXIT_WRMSR:
+        return write_register(p, env);
+    default:
+        return false;
+    }
 }

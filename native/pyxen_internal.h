@@ -134,8 +134,11 @@ bool pyxen_simple_hypercall(struct pyxen_cpu *p, uint64_t number, const uint64_t
 bool pyxen_cpuid(struct pyxen_cpu *p, struct CPUX86State *env);
 bool pyxen_event_channel_hypercall(struct pyxen_cpu *p, const uint64_t *arguments);
 bool pyxen_vcpu_hypercall(struct pyxen_cpu *p, const uint64_t *arguments, uint64_t *result);
-/* HVM vCPUs. */
+/* The vCPU does not sleep; if it is another one, in the guest, have it look for events. Lock held. */
+void pyxen_attend(struct pyxen_cpu *p, struct pyxen_gate *target);
+/* HVM vCPUs: an exit, but for kicks; then what is to be injected. False: it is Python's. */
 bool pyxen_hvm_serve(struct pyxen_cpu *p, struct CPUX86State *env);
+bool pyxen_hvm_deliver_pending(struct pyxen_cpu *p, struct CPUX86State *env);
 const uint8_t *pyxen_hvm_place(struct pyxen_cpu *p, uint64_t address, unsigned size);
 /* In memory, of a guest physical address that may be read; PYXEN_NO_ADDRESS: there is no memory. */
 #define PYXEN_NO_ADDRESS UINT64_MAX

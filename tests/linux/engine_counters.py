@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 
 import pytest
 
+from pyxen.hypervisor.gate import is_wanted
 from tests.linux.linux_guest import LinuxGuest
 from tests.toolstack.xl_command import run
 
-needs_the_gate = pytest.mark.skipif(os.environ.get("PYXEN_GATE") == "python", reason="without the native gate, all of this is Python's")
+needs_the_gate = pytest.mark.skipif(not is_wanted(), reason="without the native gate, all of this is Python's")
 
 
 def counters(guest: LinuxGuest) -> dict[str, Counter[str]]:

@@ -11,6 +11,7 @@ import pytest
 from pyxen.abi import xen
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.hypervisor import Hypervisor
+from pyxen.hypervisor.vcpu import Vcpu
 
 LONG = os.environ.get("PYXEN_LONG") == "1"
 SEED = int(os.environ.get("PYXEN_SEED", "1"))
@@ -66,3 +67,14 @@ def open_ports(domain: Domain, fifo: tuple[int, int] | None) -> list[int]:
         if fifo is not None:
             channels.set_priority(ports[0], 2)
     return ports
+
+
+def forget_events(vcpu: Vcpu, masked: int) -> None:
+    """The guest has handled what its vcpu_info says is pending, and wants no more of it or does."""
+    vcpu.octets[vcpu.info : vcpu.info + 16] = bytes((0, masked)) + bytes(14)
+
+
+def forget_ports(domain: Domain, masked: int) -> None:
+    """Likewise the ports of the 2-level ABI, every second of which is masked or none."""
+    octets, shared = domain.hypervisor.memory.octets, domain.shared_info
+    octets[shared + 2048 : shared + 3072] = bytes(512) + bytes((0xAA * masked,)) * 512

@@ -29,7 +29,7 @@ from pyxen.hypervisor.hypervisor import Hypervisor
 from pyxen.hypervisor.page_tables import NX, PRESENT, PSE, RW, USER
 from pyxen.hypervisor.timers import Timer
 from pyxen.hypervisor.vcpu import Vcpu
-from tests.security.machine_pair import SEED, MachinePair, calls_to_make, open_ports
+from tests.security.machine_pair import SEED, MachinePair, calls_to_make, forget_events, forget_ports, open_ports
 from tests.unit.hypervisor import invariants
 from tests.unit.hypervisor.grant_guest import GrantGuest
 from tests.unit.hypervisor.machine import LEAF_FLAGS, MASK64, TABLE_FLAGS, new_machine
@@ -344,15 +344,14 @@ class Pair(MachinePair[Side]):
         kind = self.random.randrange(4)
         poll = self.random.choice((None, None, -1, self.native.ports[0], 900))
         for side in self.sides:
-            octets, last = side.machine.memory.octets, side.guest.domain.vcpus[-1]
+            last = side.guest.domain.vcpus[-1]
             if kind == 0:
                 side.put(side.guest.mfns[WORDS], 4 * port, struct.pack("<I", word))
             elif kind == 1:
-                octets[last.info : last.info + 16] = bytes((0, masked)) + bytes(14)
+                forget_events(last, masked)
                 side.put(side.guest.mfns[CONTROL], 0, bytes(4096))
             elif kind == 2:
-                shared = side.guest.domain.shared_info
-                octets[shared + 2048 : shared + 3072] = bytes(512) + bytes((0xAA * masked,)) * 512
+                forget_ports(side.guest.domain, masked)
             elif last is not side.vcpu:
                 last.blocked = masked
                 last.polled_port = poll if masked else None

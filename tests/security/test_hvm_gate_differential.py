@@ -22,7 +22,7 @@ from pyxen.hypervisor.hvm import exits, interrupts, local_apic
 from pyxen.hypervisor.hvm.processor_reset import GENERAL
 from pyxen.hypervisor.hvm.vcpu import HvmVcpu
 from pyxen.hypervisor.timers import Timer
-from tests.security.machine_pair import SEED, MachinePair, calls_to_make, open_ports
+from tests.security.machine_pair import SEED, MachinePair, calls_to_make, forget_events, forget_ports, open_ports
 from tests.unit.hypervisor.hvm_guest import SmallHvmDomain
 from tests.unit.hypervisor.machine import MASK64, new_machine
 
@@ -212,7 +212,7 @@ class Pair(MachinePair[Side]):
         kind, number = self.random.randrange(6), self.random.randrange(1, VCPUS)
         value, flag = self.random.choice(VECTORS), self.random.randrange(2)
         for side in self.sides:
-            state, other, octets = side.vcpu.state, side.vcpus[number], side.machine.memory.octets
+            state, other = side.vcpu.state, side.vcpus[number]
             with side.machine.lock:
                 if kind < 3:
                     state.injection = 0
@@ -220,10 +220,9 @@ class Pair(MachinePair[Side]):
                     state.cr8 = value >> 4
                 elif kind == 4:
                     for vcpu in side.vcpus:
-                        octets[vcpu.info : vcpu.info + 16] = bytes((0, flag)) + bytes(14)
+                        forget_events(vcpu, flag)
                     side.put(CONTROL, bytes(4096))
-                    shared = side.guest.domain.shared_info
-                    octets[shared + 2048 : shared + 3072] = bytes(512) + bytes((0xAA * flag,)) * 512
+                    forget_ports(side.guest.domain, flag)
                 else:
                     other.blocked = flag
                     other.local_apic.write(local_apic.SVR, 0xFF | value % 2 << 8)

@@ -24,7 +24,7 @@ LAST_XEN_LEAF = 5
 XEN_VERSION = 4 << 16 | 17
 TIME_LEAF = XEN_LEAVES + 3
 HVM_LEAF = XEN_LEAVES + 4
-STRUCTURED_LEAF = 7  #: of features; the only one with subleaves, besides the time leaf
+STRUCTURED_LEAF = 7  #: of features; the only one with subleaves, besides the two below
 #: Those that are answered anew each time: one with the time, one with other subleaves that native code does not know.
 VARIABLE_LEAVES = frozenset((TIME_LEAF, HVM_LEAF))
 POWER_LEAF, INVARIANT_COUNTER = 0x80000007, 1 << 8

@@ -1,6 +1,6 @@
 """A vCPU's one-shot timer (VCPUOP_set_singleshot_timer, set_timer_op): VIRQ_TIMER at a deadline.
 
-The deadline is in the gate's block. Native code arms the timers of PV guests while they run (native/pyxen_timer.c); then ``timer_native``
+The deadline is in the gate's block. Native code arms the timers of vCPUs while they run (native/pyxen_timer.c); then ``timer_native``
 is set, and the alarm comes as a signal to the vCPU's own thread. Otherwise a timer of the hypervisor's looks at the deadline. A deadline
 that moves to later leaves that one as it is: it looks in vain, and once more.
 """
